@@ -1,0 +1,65 @@
+"""kdtf: make trained Keras models small and fast, and prove what it cost.
+
+Every verb takes a `keras.Model` and gives it back; `export_tflite` ships it
+and checks what it shipped; `compare` says what it cost. Names are loaded on
+first use (PEP 562), so `import kdtf` costs milliseconds, not TensorFlow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+from typing import Any
+
+from kdtf._backend import check_backend
+from kdtf._version import __version__
+
+if TYPE_CHECKING:
+    from kdtf.distillation import Distiller
+    from kdtf.evaluation import Comparison
+    from kdtf.evaluation import compare
+    from kdtf.export import ExportError
+    from kdtf.export import ExportResult
+    from kdtf.export import export_tflite
+    from kdtf.schedules import ConstantSchedule
+    from kdtf.schedules import CosineSchedule
+    from kdtf.schedules import PolynomialSchedule
+
+__all__ = [
+    "Comparison",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "Distiller",
+    "ExportError",
+    "ExportResult",
+    "PolynomialSchedule",
+    "__version__",
+    "compare",
+    "export_tflite",
+]
+
+_HOMES = {
+    "Comparison": "kdtf.evaluation",
+    "ConstantSchedule": "kdtf.schedules",
+    "CosineSchedule": "kdtf.schedules",
+    "Distiller": "kdtf.distillation",
+    "ExportError": "kdtf.export",
+    "ExportResult": "kdtf.export",
+    "PolynomialSchedule": "kdtf.schedules",
+    "compare": "kdtf.evaluation",
+    "export_tflite": "kdtf.export",
+}
+
+check_backend()
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the module a public name lives in, on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kdtf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, loaded or not."""
+    return sorted(__all__)
