@@ -10,7 +10,15 @@ import pytest
 import kdtf
 
 ROOT = pathlib.Path(kdtf.__file__).parent
-BASE = {"_version", "_backend", "files", "flavours", "litert", "schedules"}
+BASE = {
+    "_version",
+    "_backend",
+    "files",
+    "flavours",
+    "flatbuffer",
+    "litert",
+    "schedules",
+}
 TECHNIQUES = {"distillation", "pruning", "quantization"}
 # Room -> the rooms it may import, beside itself and the base.
 ALLOWED = {
