@@ -1,0 +1,294 @@
+"""`Distiller`: a Keras model that trains a student from a teacher."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from kdtf import flavours
+from kdtf.distillation import checks
+from kdtf.distillation.objective import Objective
+from kdtf.distillation.teachers import accepts_training
+
+__all__ = ["Distiller"]
+
+
+class _Reduction(keras.losses.Loss):
+    """Reduces ready-made values as Keras reduces a loss of `y_pred`.
+
+    A `Loss`, so that sample weights, the mask on `y_pred`, the choice of mean
+    or sum and the scaling over replicas are Keras's own.
+    """
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the values, given as `y_true`."""
+        del y_pred
+        return y_true
+
+
+@keras.saving.register_keras_serializable("kdtf")
+class Distiller(keras.Model):
+    """Trains a student on labels and on a teacher's outputs, by `fit`.
+
+    L = alpha * L_hard + (1 - alpha) * L_soft, where L_hard is the loss given
+    to `compile` and L_soft = T^2 * KL(softmax(teacher/T) || softmax(student/T))
+    or another divergence. Penalties (regularizers, `add_loss`) are added once,
+    as Keras does. The teacher runs in inference mode and is neither trained,
+    nor tracked, nor saved; `evaluate` and `predict` are the student's own and
+    do not run it, so `val_loss` is the student's task loss.
+
+    The soft loss is weighted, masked and averaged exactly as the hard one:
+    with `sample_weight`, `class_weight` and Keras masks, and with the hard
+    loss's `reduction`. keras-nlp hands padding over as sample weights, which
+    Keras divides by *all* tokens; for the mean over the real ones compile with
+    `SparseCategoricalCrossentropy(..., reduction="mean_with_sample_weight")`.
+
+    A `tf_keras` student gets a `tf_keras` twin of this class with the same
+    arguments, so that tfmot's wrappers can be distilled into.
+
+    Args:
+        teacher: A built Keras 3 or `tf_keras` model with the student's
+            output shape. None after loading, see `set_teacher`.
+        student: The built model to train, changed in place.
+        alpha: Weight of the hard loss, in [0, 1]; number or schedule of the
+            optimizer's step. With 0, `fit` needs no labels. Defaults to 0.1.
+        temperature: T > 0; number or schedule. Defaults to 4.0.
+        soft_loss: "kl", "reverse_kl", "jensen_shannon", "mse", or a function
+            as in `kdtf.distillation.losses`. Defaults to "kl".
+        head: "softmax" where classes exclude each other, "sigmoid" where each
+            output stands alone (binary, multi-label). "auto", the default,
+            goes by the last activation, one single output, or a binary loss.
+        outputs: "logits" or "probabilities", or a pair for (teacher, student).
+            "auto", the default, finds it from the last activation, so that
+            nothing is softmaxed twice.
+        teacher_inputs: Maps the student's inputs to the teacher's, inside the
+            training step. Defaults to the same inputs.
+        **kwargs: `name` and the like, for `keras.Model`.
+
+    Raises:
+        TypeError: Teacher or student is no Keras model.
+        ValueError: A model is not built, shapes differ, or a setting is out
+            of range.
+
+    Example:
+        >>> import numpy as np
+        >>> x, y = np.eye(4, dtype="float32"), np.arange(4)
+        >>> def mlp(width):
+        ...     hidden = keras.layers.Dense(width, activation="relu")
+        ...     logits = keras.layers.Dense(4)
+        ...     return keras.Sequential([keras.Input((4,)), hidden, logits])
+        >>> distiller = Distiller(mlp(32), mlp(4), alpha=0.1, temperature=4.0)
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> distiller.compile("adam", loss=loss, metrics=["accuracy"])
+        >>> history = distiller.fit(x, y, verbose=0)
+        >>> sorted(history.history)
+        ['accuracy', 'hard_loss', 'loss', 'soft_loss']
+
+    Reference:
+        Hinton et al. 2015, https://arxiv.org/abs/1503.02531
+    """
+
+    def __new__(
+        cls, teacher: Any = None, student: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Gives the `tf_keras` twin for a `tf_keras` student."""
+        if flavours.is_tf_keras_model(student):
+            from kdtf.distillation.tf_keras_distiller import TfKerasDistiller
+
+            return TfKerasDistiller(teacher, student, *args, **kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        teacher: Any,
+        student: Any,
+        *,
+        alpha: Any = 0.1,
+        temperature: Any = 4.0,
+        soft_loss: Any = "kl",
+        head: str = "auto",
+        outputs: Any = "auto",
+        teacher_inputs: Callable[[Any], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        checks.check_model("student", student)
+        # Keras decides on loss scaling by the dtype policy of the model that
+        # is compiled. Inputs must reach teacher and student as they are.
+        kwargs.setdefault("dtype", _training_policy(student))
+        super().__init__(autocast=False, **kwargs)
+        self.student = student
+        self._objective = Objective(
+            alpha=alpha,
+            temperature=temperature,
+            soft_loss=soft_loss,
+            head=head,
+            outputs=outputs,
+        )
+        self._student_accepts_training = accepts_training(student)
+        self._hard_tracker = keras.metrics.Mean(name="hard_loss")
+        self._soft_tracker = keras.metrics.Mean(name="soft_loss")
+        self.built = True
+        if teacher is not None:
+            self.set_teacher(teacher, teacher_inputs=teacher_inputs)
+
+    @property
+    def teacher(self) -> Any:
+        """The teacher, or None where none was set since loading."""
+        teacher = self._objective.teacher
+        return None if teacher is None else teacher.model
+
+    def set_teacher(
+        self,
+        teacher: Any,
+        *,
+        teacher_inputs: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Gives a loaded Distiller its teacher back, to go on with `fit`.
+
+        Args:
+            teacher: As in the constructor.
+            teacher_inputs: As in the constructor.
+
+        Raises:
+            TypeError: `teacher` is no Keras model.
+            ValueError: It is not built, or its output shape differs.
+        """
+        self._objective.set_teacher(teacher, self.student, teacher_inputs)
+        # The compiled step has the former teacher in it.
+        self.train_function = None
+
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
+        """Takes the hard loss and what else `keras.Model.compile` takes.
+
+        Args:
+            optimizer: Name or optimizer, for the student's weights.
+            loss: The hard loss; may be left out with `alpha=0`.
+            **kwargs: `metrics` and so on.
+
+        Raises:
+            ValueError: The loss is missing, or takes logits for
+                probabilities.
+        """
+        self._objective.check_compile(self.student, loss)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Returns the student's outputs for `inputs`."""
+        if self._student_accepts_training:
+            return self.student(inputs, training=training)
+        return self.student(inputs)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Returns the loss to minimise, or when testing the student's own.
+
+        Args:
+            x: The student's inputs.
+            y: Labels, or None where only the teacher teaches.
+            y_pred: The student's outputs for `x`.
+            sample_weight: Weights that broadcast to the loss values.
+            training: False leaves the teacher out.
+
+        Returns:
+            A float32 scalar.
+
+        Raises:
+            ValueError: No teacher is set, labels are missing, or the outputs
+                of the two models do not fit.
+        """
+        hard = self._hard_loss(x, y, y_pred, sample_weight)
+        if training:
+            step = 0 if self.optimizer is None else self.optimizer.iterations
+            soft = self._soft_loss(x, y_pred, sample_weight, step)
+            loss = self._objective.combine(hard, soft, step=step)
+        elif hard is not None:
+            loss = hard
+        else:
+            raise ValueError(
+                "`evaluate` gives the student's own loss, which needs a "
+                "`loss` in `compile` and labels. Received: none."
+            )
+        # Penalties are not the labels' business: alpha must not weaken them.
+        penalties = [self._aggregate_additional_loss(p) for p in self.losses]
+        return ops.sum([loss, *penalties]) if penalties else loss
+
+    def _hard_loss(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+        if not self._objective.has_labels(y) or self._compile_loss is None:
+            return None
+        hard = self._compile_loss(y, y_pred, weight)
+        self._track(self._hard_tracker, hard, x)
+        return hard
+
+    def _soft_loss(self, x: Any, y_pred: Any, weight: Any, step: Any) -> Any:
+        loss = self._compile_loss and self.loss
+        values = self._objective.soft_values(
+            self.student, x, y_pred, loss=loss, step=step
+        )
+        reduction = getattr(loss, "reduction", None)
+        if reduction in (None, "none"):
+            reduction = "sum_over_batch_size"
+        reduce = _Reduction(
+            name="soft_loss", reduction=reduction, dtype="float32"
+        )
+        soft = reduce(values, y_pred, sample_weight=weight)
+        self._track(self._soft_tracker, soft, x)
+        return soft
+
+    def _track(self, tracker: Any, loss: Any, x: Any) -> None:
+        # Weighted by batch size as Keras weights its own loss, and undoing
+        # the division by replicas that every reduced loss went through.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        first = next(v for v in keras.tree.flatten(x) if v is not None)
+        tracker.update_state(loss * replicas, sample_weight=ops.shape(first)[0])
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Returns the logs, without a hard loss if none was compiled."""
+        logs = super().get_metrics_result()
+        if self._compile_loss is None:
+            logs.pop("hard_loss", None)
+        return logs
+
+    def test_step(self, data: Any) -> Any:
+        """Returns the student's own results: there is no soft loss in them."""
+        logs = super().test_step(data)
+        logs.pop("soft_loss", None)
+        return logs
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the settings and the student; never the teacher."""
+        student = keras.saving.serialize_keras_object(self.student)
+        return {
+            "name": self.name,
+            "student": student,
+            **self._objective.get_config(),
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "Distiller":
+        """Returns the Distiller that `get_config` described, teacherless."""
+        student = keras.saving.deserialize_keras_object(
+            config["student"], custom_objects=custom_objects
+        )
+        settings = Objective.deserialize(config)
+        return cls(None, student, name=config["name"], **settings)
+
+
+def _training_policy(student: Any) -> Any:
+    """Returns float16's policy if any layer trains in it, else the model's."""
+    for layer in student._flatten_layers():
+        policy = getattr(layer, "dtype_policy", None)
+        if getattr(policy, "name", "") == "mixed_float16":
+            return policy
+    return student.dtype_policy
