@@ -1,0 +1,339 @@
+"""Looks into a model: what is in it, and what each part takes."""
+
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+import rich.text
+
+from kdtf import litert
+from kdtf.evaluation.loading import file_kind
+from kdtf.evaluation.loading import load_keras_model
+from kdtf.evaluation.size import Size
+from kdtf.evaluation.size import format_bytes
+from kdtf.evaluation.size import size_of_arrays
+from kdtf.evaluation.size import size_of_file
+from kdtf.evaluation.size import size_of_model
+from kdtf.flavours import flavour_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One layer of a Keras model with its own weights, or one file tensor.
+
+    Attributes:
+        name: A layer's path from the model down, or a tensor's name.
+        type: A layer's class, or "weight".
+        dtype: What its weights are stored as; several joined with "/".
+        shape: A tensor's shape, or that of a layer's largest weight.
+        num_parameters: Elements.
+        num_bytes: Their bytes as stored, nothing compressed.
+        sparsity: The fraction of zeros in [0, 1]; None if not looked at.
+        num_unique: Different values in the largest weight; None if not
+            looked at.
+        bits_per_weight: What one weight takes, in bits; see
+            `bits_per_weight`.
+    """
+
+    name: str
+    type: str
+    dtype: str
+    shape: tuple[int, ...]
+    num_parameters: int
+    num_bytes: int
+    sparsity: float | None = None
+    num_unique: int | None = None
+    bits_per_weight: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What is in a model; `print` shows it as tables.
+
+    Attributes:
+        name: The file's path, or the model's name.
+        kind: "keras", "tf_keras" or "tflite".
+        size: Elements, zeros and bytes of all of it.
+        parts: The layers or tensors that hold weights.
+        bits_per_weight: The mean over all weights.
+        num_weightless: Layers without weights of their own.
+        operators: A file's operators, `(name, dtype of the output)` to count.
+        signatures: A file's entries, as text.
+    """
+
+    name: str
+    kind: str
+    size: Size
+    parts: tuple[Part, ...]
+    bits_per_weight: float
+    num_weightless: int = 0
+    operators: dict[tuple[str, str], int] = dataclasses.field(
+        default_factory=dict
+    )
+    signatures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Gives the tables as plain text."""
+        buffer = io.StringIO()
+        console = rich.console.Console(
+            file=buffer, width=160, color_system=None, force_terminal=False
+        )
+        _render(self, console)
+        lines = buffer.getvalue().splitlines()
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def inspect_model(model: Any) -> Inspection:
+    """Looks into a model or a model file.
+
+    Args:
+        model: A `keras.Model`, a `tf_keras.Model`, or a path to a `.keras`,
+            `.h5` or `.tflite` file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TypeError: `model` is nothing of the kind.
+        ValueError: The file is damaged or no model, or the model not built.
+
+    Example:
+        >>> import keras
+        >>> layers = [keras.Input((3,)), keras.layers.Dense(2, name="head")]
+        >>> found = inspect_model(keras.Sequential(layers, name="tiny"))
+        >>> [(part.name, part.num_parameters) for part in found.parts]
+        [('head', 8)]
+    """
+    if not isinstance(model, str | os.PathLike):
+        return _inspect_keras(model, name=getattr(model, "name", ""))
+    if file_kind(model) == "tflite":
+        return _inspect_file(model)
+    return _inspect_keras(load_keras_model(model), name=os.fspath(model))
+
+
+def bits_per_weight(weights: np.ndarray) -> float:
+    """Gives the bits one weight takes: as stored, or less by a codebook.
+
+    A codebook of the different values and an index for each weight is what
+    few values can shrink to. Scales are not looked for: weights on a grid
+    with one scale per channel count as many values.
+
+    Args:
+        weights: Any shape.
+
+    Example:
+        >>> import numpy as np
+        >>> bits_per_weight(np.tile([0.5, 1.5], 320).astype("float32"))
+        1.1
+    """
+    stored = 8.0 * weights.itemsize
+    if not weights.size:
+        return stored
+    num_unique = count_unique(weights)
+    index_bits = math.ceil(math.log2(num_unique)) if num_unique > 1 else 0
+    return min(stored, index_bits + num_unique * stored / weights.size)
+
+
+def count_unique(weights: np.ndarray) -> int:
+    """Counts the different values of an array, of any numeric dtype."""
+    if weights.dtype.kind == "V" or weights.dtype.name == "bfloat16":
+        # NumPy does not sort it; float32 holds each of its values.
+        weights = weights.astype("float32")
+    return int(np.unique(weights).size)
+
+
+def walk_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Gives every layer below a model with its path, each layer once.
+
+    Args:
+        model: A `keras.Model` or a `tf_keras.Model`.
+
+    Example:
+        >>> import keras
+        >>> inner = keras.Sequential([keras.layers.ReLU(name="relu")], name="a")
+        >>> [path for path, _ in walk_layers(keras.Sequential([inner]))]
+        ['a', 'a/relu']
+    """
+    seen = {id(model)}
+
+    def walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        # Both Kerases have it; `layers` misses those in attributes.
+        for child in layer._flatten_layers(recursive=False, include_self=False):
+            if id(child) not in seen:
+                seen.add(id(child))
+                path = f"{prefix}{child.name}"
+                yield path, child
+                yield from walk(child, f"{path}/")
+
+    yield from walk(model, "")
+
+
+def _inspect_keras(model: Any, *, name: str) -> Inspection:
+    flavour = flavour_of(model)
+    size = size_of_model(model)
+    parts = []
+    num_weightless = 0
+    for path, layer in [*walk_layers(model), ("", model)]:
+        weights = _own_weights(layer)
+        if weights:
+            parts.append(_layer_part(path or "(model)", layer, weights))
+        elif path:
+            num_weightless += 1
+    return Inspection(
+        name=name,
+        kind=flavour,
+        size=size,
+        parts=tuple(parts),
+        bits_per_weight=_mean_bits(parts),
+        num_weightless=num_weightless,
+    )
+
+
+def _own_weights(layer: Any) -> list[np.ndarray]:
+    """Gives the weights of a layer that none of its inner layers holds."""
+    children = layer._flatten_layers(recursive=False, include_self=False)
+    inner = {id(w) for child in children for w in child.weights}
+    return [np.asarray(w) for w in layer.weights if id(w) not in inner]
+
+
+def _layer_part(path: str, layer: Any, weights: Sequence[np.ndarray]) -> Part:
+    size = size_of_arrays(weights)
+    largest = max(weights, key=lambda weight: weight.size)
+    bits = sum(bits_per_weight(w) * w.size for w in weights)
+    return Part(
+        name=path,
+        type=type(layer).__name__,
+        dtype="/".join(dict.fromkeys(w.dtype.name for w in weights)),
+        shape=largest.shape,
+        num_parameters=size.num_parameters,
+        num_bytes=size.size_bytes,
+        sparsity=size.sparsity,
+        num_unique=count_unique(largest),
+        bits_per_weight=bits / max(1, size.num_parameters),
+    )
+
+
+def _inspect_file(path: str | os.PathLike[str]) -> Inspection:
+    description = litert.describe(path)
+    size = size_of_file(path)
+    parts = [
+        _tensor_part(tensor)
+        for tensor in description.tensors
+        if tensor.is_constant and tensor.shape
+    ]
+    bits = 8 * description.weight_bytes / max(1, size.num_parameters)
+    return Inspection(
+        name=os.fspath(path),
+        kind="tflite",
+        size=size,
+        parts=tuple(sorted(parts, key=lambda part: -part.num_bytes)),
+        bits_per_weight=bits,
+        operators=description.operator_dtypes,
+        signatures=tuple(
+            _signature_text(signature) for signature in description.signatures
+        ),
+    )
+
+
+def _tensor_part(tensor: litert.TensorDescription) -> Part:
+    num_parameters = math.prod(tensor.shape)
+    return Part(
+        name=tensor.name,
+        type="weight",
+        dtype=tensor.dtype.lower(),
+        shape=tensor.shape,
+        num_parameters=num_parameters,
+        num_bytes=tensor.num_bytes,
+        bits_per_weight=8 * tensor.num_bytes / max(1, num_parameters),
+    )
+
+
+def _signature_text(signature: litert.Signature) -> str:
+    def listed(specs: Sequence[litert.TensorSpec]) -> str:
+        return ", ".join(
+            f"{spec.name}: {spec.dtype}"
+            f"[{', '.join('?' if n is None else str(n) for n in spec.shape)}]"
+            for spec in specs
+        )
+
+    inputs, outputs = listed(signature.inputs), listed(signature.outputs)
+    return f"{signature.key}({inputs}) -> {outputs}"
+
+
+def _mean_bits(parts: Sequence[Part]) -> float:
+    total = sum(part.num_parameters for part in parts)
+    bits = sum(part.bits_per_weight * part.num_parameters for part in parts)
+    return bits / max(1, total)
+
+
+def _render(found: Inspection, console: rich.console.Console) -> None:
+    size = found.size
+    console.print(
+        rich.text.Text(
+            f"{found.name} ({found.kind}): {size.num_parameters:,} weights, "
+            f"{size.sparsity:.2f} of them 0, "
+            f"{found.bits_per_weight:.2f} bits per weight, "
+            f"{format_bytes(size.size_bytes)}, "
+            f"gzip {format_bytes(size.gzip_size_bytes)}"
+        )
+    )
+    for signature in found.signatures:
+        console.print(rich.text.Text(f"signature {signature}"))
+    if found.operators:
+        console.print(_operator_table(found.operators))
+    if found.parts:
+        console.print(_part_table(found.parts))
+    if found.num_weightless:
+        console.print(f"and {found.num_weightless} layers without weights")
+
+
+def _operator_table(
+    operators: dict[tuple[str, str], int],
+) -> rich.table.Table:
+    table = _table("Operator", "Output", "Count")
+    for (name, dtype), count in sorted(
+        operators.items(), key=lambda item: (-item[1], item[0])
+    ):
+        table.add_row(name, dtype.lower(), str(count))
+    return table
+
+
+def _part_table(parts: Sequence[Part]) -> rich.table.Table:
+    table = _table(
+        "Weights",
+        "Type",
+        "dtype",
+        "Shape",
+        "Number",
+        "Bytes",
+        "Zeros",
+        "Unique",
+        "Bits",
+    )
+    for part in parts:
+        table.add_row(
+            rich.text.Text(part.name),
+            part.type,
+            part.dtype,
+            "x".join(map(str, part.shape)),
+            f"{part.num_parameters:,}",
+            format_bytes(part.num_bytes),
+            "-" if part.sparsity is None else f"{part.sparsity:.2f}",
+            "-" if part.num_unique is None else f"{part.num_unique:,}",
+            f"{part.bits_per_weight:.2f}",
+        )
+    return table
+
+
+def _table(*titles: str) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        is_text = title in ("Operator", "Output", "Weights", "Type", "dtype")
+        table.add_column(title, justify="left" if is_text else "right")
+    return table
