@@ -78,11 +78,11 @@ class TensorDescription:
     """One tensor of the graph.
 
     Args:
-        name: Its name in the graph.
+        name: Its name there.
         dtype: The schema's name, such as "FLOAT32".
         shape: Its dimensions; 1 where they are free.
-        is_constant: Whether its values stand in the file.
-        num_bytes: Their size; 0 for an activation.
+        is_constant: Whether its values are in the file.
+        num_bytes: Their size; 0 if not.
         scale: The largest quantization scale; None if it has none.
         is_dynamic: Whether a dimension is free.
         subgraph: Index of the subgraph it belongs to.
@@ -202,9 +202,8 @@ def buffer_size(model: Any, tensor: Any) -> int:
 
 def _damaged(name: str) -> ValueError:
     return ValueError(
-        "A .tflite file must be whole. Received: "
-        f"path={name!r}, whose tables point outside the file: it was cut "
-        "short or damaged. Export or download it again."
+        f"A .tflite file must be whole. Received: path={name!r}, which was "
+        "cut short or damaged. Export or download it again."
     )
 
 

@@ -1,0 +1,99 @@
+"""Which route a model takes to its file."""
+
+import dataclasses
+from typing import Any
+
+from kdtf.export import converter
+from kdtf.export.embeddings import rewrite_embeddings
+from kdtf.export.errors import ExportError
+from kdtf.export.inputs import Inputs
+from kdtf.export.interface import Interface
+from kdtf.export.quantizer import to_dynamic_int8
+from kdtf.export.signatures import name_signature
+from kdtf.export.targets import Target
+from kdtf.flatbuffer import operator_name
+from kdtf.flatbuffer import read_model
+
+# Calibrating a file with one of these aborts the whole process.
+_CONTROL_FLOW = {"WHILE", "IF", "CALL_ONCE"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Build:
+    """A converted model, not yet trusted.
+
+    Args:
+        content: The bytes of the file.
+        baseline: The bytes of the float32 file; None if `content` is it.
+        target: The device it is for.
+        mode: How it was quantized.
+        interface: The model's inputs, with fixed shapes.
+        kernels: Elements of each kernel the model's graph reads, by path.
+    """
+
+    content: bytes
+    baseline: bytes | None
+    target: Target
+    mode: str | None
+    interface: Interface
+    kernels: dict[str, int]
+
+
+def build_file(
+    model: Any, inputs: Inputs, *, target: Target, mode: str | None
+) -> Build:
+    """Returns the converted model, not yet verified.
+
+    Args:
+        model: A built model of either Keras.
+        inputs: How it is called.
+        target: The device the file is for.
+        mode: How to quantize.
+
+    Raises:
+        ExportError: A step of the conversion failed.
+    """
+    unroll = mode == "int8"
+    with converter.traced(model, inputs.interface, unroll=unroll) as traced:
+        floats = converter.to_float32(traced)
+        if mode == "float16":
+            content = converter.to_float16(traced)
+        elif mode == "dynamic_int8":
+            content = to_dynamic_int8(rewrite_embeddings(floats)[0])
+        elif mode == "int8":
+            content = _calibrated(traced, floats, inputs, target)
+        else:
+            content = floats
+    names = [spec.name for spec in inputs.interface.inputs]
+    outputs = traced.output_names
+    return Build(
+        content=name_signature(content, names, outputs),
+        baseline=name_signature(floats, names, outputs) if mode else None,
+        target=target,
+        mode=mode,
+        interface=inputs.interface,
+        kernels=traced.kernels,
+    )
+
+
+def _calibrated(
+    traced: converter.Traced, floats: bytes, inputs: Inputs, target: Target
+) -> bytes:
+    model = read_model(floats)
+    found = _CONTROL_FLOW & {
+        operator_name(model, operator)
+        for subgraph in model.subgraphs
+        for operator in subgraph.operators or []
+    }
+    if found or inputs.calibration is None:
+        raise ExportError(
+            "A model must be free of loops and branches to be calibrated for "
+            f"int8. Received: {sorted(found)} in its graph. Unroll them, or "
+            "use `quantize='dynamic_int8'`."
+        )
+    return converter.to_int8(
+        traced,
+        inputs.calibration,
+        integer_io=target.integer_only,
+        dense_per_tensor=target.dense_per_tensor,
+    )

@@ -1,0 +1,268 @@
+"""From a Keras model to the bytes of a `.tflite` file, by TFLiteConverter.
+
+Weights survive only on certain routes: variables that are reached through a
+Keras layer's object graph alone are silently dropped. `keras.export.
+ExportArchive` keeps a flat list of them, and so does `_save_legacy`.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import re
+import tempfile
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+from kdtf.export.errors import ExportError
+from kdtf.export.interface import Interface
+from kdtf.export.interface import outputs_by_name
+from kdtf.export.quiet import quiet
+from kdtf.export.samples import Samples
+from kdtf.flavours import flavour_of
+
+SIGNATURE = "serving_default"
+# Names inside the conversion; TensorFlow mangles some of the user's own.
+INPUT = "kdtf_input_{}"
+OUTPUT = "kdtf_output_{}"
+
+_DENSE_PER_TENSOR = (
+    "_experimental_disable_per_channel_quantization_for_dense_layers"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A model saved for the converter.
+
+    Args:
+        folder: The SavedModel; it lives as long as `traced`'s block.
+        output_names: The model's outputs, in order.
+        kernels: Path and element count of each variable with two or more
+            dimensions that the graph reads.
+    """
+
+    folder: str
+    output_names: tuple[str, ...]
+    kernels: dict[str, int]
+
+
+@contextlib.contextmanager
+def traced(
+    model: Any, interface: Interface, *, unroll: bool = False
+) -> Iterator[Traced]:
+    """Saves `model` with fixed shapes, for as long as the block runs.
+
+    Args:
+        model: A built model of either Keras.
+        interface: Its inputs, with fixed shapes.
+        unroll: Whether recurrent layers shall be written out step by step:
+            calibrating a loop aborts the process.
+
+    Raises:
+        ExportError: The model cannot be traced with these inputs.
+    """
+    names: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="kdtf-export-") as folder:
+        with _unrolled(model, unroll), _failures("saving"):
+            function = _function(model, interface, names)
+            concrete = function.get_concrete_function()
+            save = _save_legacy if _is_legacy(model) else _save
+            save(model, function, folder)
+        kernels = {
+            getattr(v, "path", v.name): int(v.shape.num_elements())
+            for v in concrete.graph.variables
+            if v.shape.rank is not None and v.shape.rank > 1
+        }
+        yield Traced(folder=folder, output_names=tuple(names), kernels=kernels)
+
+
+def to_float32(source: Traced) -> bytes:
+    """Returns the file with float32 weights and operators."""
+    return _convert(source, lambda converter: None)
+
+
+def to_float16(source: Traced) -> bytes:
+    """Returns the file with float16 weights, computed in float32."""
+    import tensorflow as tf
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+
+    return _convert(source, configure)
+
+
+def to_int8(
+    source: Traced,
+    samples: Samples,
+    *,
+    integer_io: bool,
+    dense_per_tensor: bool,
+) -> bytes:
+    """Returns the file with int8 weights and activations.
+
+    Args:
+        source: The saved model.
+        samples: What activation ranges are measured on.
+        integer_io: Whether float inputs and outputs become int8.
+        dense_per_tensor: Whether a Dense kernel gets one scale.
+    """
+    import tensorflow as tf
+
+    def representative() -> Iterator[dict[str, Any]]:
+        for index in range(len(samples)):
+            values = enumerate(samples.one(index))
+            yield {INPUT.format(i): value for i, value in values}
+
+    def configure(converter: Any) -> None:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative
+        builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+        converter.target_spec.supported_ops = [builtins]
+        if integer_io:
+            converter.inference_input_type = tf.int8
+            converter.inference_output_type = tf.int8
+        if dense_per_tensor:
+            _set_private(converter, _DENSE_PER_TENSOR, True)
+
+    return _convert(source, configure)
+
+
+def call(model: Any, inputs: Any) -> Any:
+    """Returns what the model gives for `inputs` at inference."""
+    if "training" in inspect.signature(model.call).parameters:
+        return model(inputs, training=False)
+    return model(inputs)
+
+
+def _is_legacy(model: Any) -> bool:
+    return flavour_of(model) == "tf_keras"
+
+
+def _function(model: Any, interface: Interface, names: list[str]) -> Any:
+    import tensorflow as tf
+
+    specs = [
+        tf.TensorSpec(spec.shape, spec.dtype, name=INPUT.format(i))
+        for i, spec in enumerate(interface.inputs)
+    ]
+
+    @tf.function(input_signature=specs)
+    def serve(*flat: Any) -> dict[str, Any]:
+        outputs = outputs_by_name(call(model, interface.pack(flat)))
+        names[:] = outputs
+        return {
+            # A graph may not give its input back under another name.
+            OUTPUT.format(i): tf.identity(_widen(value))
+            for i, value in enumerate(outputs.values())
+        }
+
+    return serve
+
+
+def _widen(value: Any) -> Any:
+    import tensorflow as tf
+
+    halves = (tf.float16, tf.bfloat16)
+    return tf.cast(value, tf.float32) if value.dtype in halves else value
+
+
+def _save(model: Any, function: Any, folder: str) -> None:
+    import keras
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(SIGNATURE, function)
+    archive.write_out(folder, verbose=False)
+
+
+def _save_legacy(model: Any, function: Any, folder: str) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.flat_variables = list(model.variables)
+    module.serve = function
+    tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
+
+
+def _convert(source: Traced, configure: Callable[[Any], None]) -> bytes:
+    import tensorflow as tf
+
+    with _failures("converting"):
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            source.folder, signature_keys=[SIGNATURE]
+        )
+        configure(converter)
+        content = converter.convert()
+    if not content:
+        raise ExportError(
+            "TFLiteConverter must give a file. Received: nothing. The model "
+            "holds an operation it cannot write; try `quantize=None`."
+        )
+    return content
+
+
+def _set_private(converter: Any, name: str, value: Any) -> None:
+    """Sets a flag that TensorFlow does not promise to keep."""
+    import tensorflow as tf
+
+    if not hasattr(converter, name):
+        raise ExportError(
+            f"TFLiteConverter must have the flag {name!r} for this target. "
+            f"Received: tensorflow=={tf.__version__}, which dropped it. "
+            "Install the tensorflow release that kdtf's setup.cfg names."
+        )
+    setattr(converter, name, value)
+
+
+@contextlib.contextmanager
+def _failures(stage: str) -> Iterator[None]:
+    """Turns whatever TensorFlow raises into one error that says the cause.
+
+    MLIR's own errors come up as unrelated Python ones (`struct.error` when
+    the converter returned an empty buffer), hence the broad clause.
+    """
+    with quiet() as caught:
+        try:
+            yield
+        except ExportError:
+            raise
+        except Exception as error:
+            message = _explain(stage, error, caught())
+            raise ExportError(message) from error
+
+
+def _explain(stage: str, error: Exception, log: str) -> str:
+    text = f"{error}\n{log}"
+    flex = re.search(r"TF Select ops: (.+)", text)
+    if flex:
+        return (
+            "Exported files hold builtin LiteRT operators only: TensorFlow's "
+            "own (Flex) add about 180 MB to an app. Received: the model "
+            f"needs {flex[1].strip()}. Replace the layers that use them, or "
+            "give them fixed shapes."
+        )
+    causes = [line for line in log.splitlines() if "error:" in line.lower()]
+    cause = (causes[0] if causes else str(error)).strip()[:600]
+    return (
+        f"TensorFlow failed while {stage} the model. Received: "
+        f"{type(error).__name__}: {cause}. If the data fits the model, export "
+        "parts of it to find the layer at fault."
+    )
+
+
+@contextlib.contextmanager
+def _unrolled(model: Any, unroll: bool) -> Iterator[None]:
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if unroll and getattr(layer, "unroll", None) is False
+    ]
+    for layer in layers:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False

@@ -1,0 +1,143 @@
+"""The front door: a Keras model in, a verified `.tflite` file out."""
+
+import os
+import pathlib
+from typing import Any
+
+from kdtf.export.build import Build
+from kdtf.export.build import build_file
+from kdtf.export.checks import float_operators
+from kdtf.export.errors import ExportError
+from kdtf.export.inputs import Inputs
+from kdtf.export.inputs import read_inputs
+from kdtf.export.inputs import reference_outputs
+from kdtf.export.precision import computing_in_float32
+from kdtf.export.result import ExportResult
+from kdtf.export.targets import get_mode
+from kdtf.export.targets import get_target
+from kdtf.export.verify import Verdict
+from kdtf.export.verify import verify
+from kdtf.files import atomic_path
+from kdtf.flavours import flavour_of
+
+# A flatbuffer addresses 2 GiB. The float file is made on every route.
+MAX_FLOAT_BYTES = 2**31
+
+
+def export_tflite(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    target: str = "android",
+    quantize: str | None = None,
+    representative_data: Any = None,
+    verify_data: Any = None,
+) -> ExportResult:
+    """Writes `model` as a `.tflite` file and returns what verifying it found.
+
+    The file has a batch of 1, fixed shapes, builtin operators only and one
+    signature, "serving_default", with the model's own input names (dict keys,
+    `keras.Input(name=...)`) and output names (dict keys, else "output_0",
+    ...). It is written under another name first, inspected, run by LiteRT in
+    a fresh process and compared with the Keras model; only a file that passes
+    takes the name `path`.
+
+    Args:
+        model: A built model of Keras 3 or `tf_keras`: Sequential, Functional,
+            subclassed, or from keras-nlp.
+        path: Where to write; must end in ".tflite".
+        target: "android" (builtin operators), "iot" (int8 throughout, also
+            inputs and outputs; operators of TensorFlow Lite Micro) or
+            "float" (a reference file, not quantized). Defaults to "android".
+        quantize: None (float32; int8 for "iot"), "float16", "dynamic_int8"
+            (int8 weights, float activations: for transformers) or "int8"
+            (int8 weights and activations: for convolutional networks).
+            Defaults to None.
+        representative_data: Typical inputs, needed for "int8": ranges are
+            measured on at most 300 of them. An array, a tuple or dict of
+            arrays as the model takes them, or a `tf.data.Dataset` of batches
+            `x`, `(x, y)` or `(x, y, weight)`.
+        verify_data: Inputs to compare on, in the same forms; at most 100 are
+            used. Defaults to `representative_data`, else to random ones.
+
+    Returns:
+        Sizes, names, operators and errors of the file.
+
+    Raises:
+        ExportError: The model does not convert, or the file failed a check;
+            no file is left and an older one is untouched.
+        ValueError: An argument is unknown, missing or does not fit.
+        TypeError: `model` is no Keras model.
+    """
+    chosen = get_target(target)
+    mode = get_mode(quantize, chosen)
+    _check_path(path)
+    _check_model(model)
+    _check_size(model)
+    inputs = read_inputs(model, mode, representative_data, verify_data)
+    with computing_in_float32(model) as policies:
+        reference = reference_outputs(model, inputs)
+        build = build_file(model, inputs, target=chosen, mode=mode)
+    with atomic_path(path) as temporary:
+        verdict = verify(
+            temporary, build, samples=inputs.verification, reference=reference
+        )
+    return _result(path, build, inputs, verdict, policies)
+
+
+def _check_path(path: str | os.PathLike[str]) -> None:
+    if pathlib.Path(path).suffix != ".tflite":
+        raise ValueError(
+            f"`path` must end in '.tflite'. Received: path={os.fspath(path)!r}."
+        )
+
+
+def _check_model(model: Any) -> None:
+    flavour_of(model)
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: its weights do not exist yet. Received: "
+            f"model={model.name!r} of type {type(model).__qualname__}. Call "
+            "it once on a batch, or give it a `keras.Input`."
+        )
+
+
+def _check_size(model: Any) -> None:
+    size = 4 * model.count_params()
+    if size >= MAX_FLOAT_BYTES:
+        raise ExportError(
+            "A .tflite file holds less than 2 GiB, and every route passes "
+            f"through float32. Received: {model.count_params()} parameters, "
+            f"{size} bytes. Export a smaller student, or parts of the model."
+        )
+
+
+def _result(
+    path: str | os.PathLike[str],
+    build: Build,
+    inputs: Inputs,
+    verdict: Verdict,
+    policies: set[str],
+) -> ExportResult:
+    description, parity = verdict.description, verdict.parity
+    computed = tuple(
+        f"computed in float32; the model's own policy is {policy!r}"
+        for policy in sorted(policies)
+    )
+    return ExportResult(
+        path=pathlib.Path(path),
+        size_bytes=description.size_bytes,
+        gzip_size_bytes=description.gzip_size_bytes,
+        target=build.target.name,
+        quantize=build.mode,
+        signatures=description.signatures,
+        operators=description.operators,
+        float_operators=float_operators(description),
+        per_sample_error=parity.per_sample_error,
+        max_error=parity.max_error,
+        mean_error=parity.mean_error,
+        sqnr_db=min(parity.sqnr_db.values()),
+        argmax_agreement=parity.argmax_agreement,
+        verified_on=inputs.verification.source,
+        warnings=computed + verdict.warnings,
+    )

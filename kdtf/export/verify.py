@@ -1,0 +1,105 @@
+"""Inspects, runs and compares an exported file; refuses it if need be."""
+
+import contextlib
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kdtf.export import checks
+from kdtf.export import run_checks
+from kdtf.export.build import Build
+from kdtf.export.errors import ExportError
+from kdtf.export.parity import Parity
+from kdtf.export.parity import compare
+from kdtf.export.samples import Samples
+from kdtf.export.signatures import output_steps
+from kdtf.export.worker import run_isolated
+from kdtf.flatbuffer import FileDescription
+from kdtf.flatbuffer import describe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the checks of a good file found."""
+
+    description: FileDescription
+    parity: Parity
+    warnings: tuple[str, ...]
+
+
+def verify(
+    path: pathlib.Path,
+    build: Build,
+    *,
+    samples: Samples,
+    reference: dict[str, np.ndarray],
+) -> Verdict:
+    """Writes the file to `path` and returns what the checks found.
+
+    First the file is read (names, operators, weights, scales), then run in a
+    fresh process, then its outputs are compared with the Keras model's.
+
+    Args:
+        path: Where to write; a temporary name.
+        build: The file and what is known of it.
+        samples: Inputs for the file.
+        reference: The Keras model's outputs for them, by name.
+
+    Raises:
+        ExportError: The file failed a check.
+    """
+    path.write_bytes(build.content)
+    with _baseline_file(build.baseline) as baseline:
+        description = describe(path)
+        evidence = checks.Evidence(
+            description=description,
+            baseline=describe(baseline) if baseline else description,
+            target=build.target,
+            mode=build.mode,
+            interface=build.interface,
+            reference=reference,
+            kernels=build.kernels,
+        )
+        _refuse(check(evidence) for check in checks.CHECKS)
+        outcome = run_isolated(path, samples.arrays, baseline=baseline)
+    run = run_checks.RunEvidence(
+        mode=build.mode,
+        outputs=outcome.outputs,
+        parity=compare(reference, outcome.outputs),
+        steps=output_steps(build.content),
+        latency_ms=outcome.latency_ms,
+        baseline_latency_ms=outcome.baseline_latency_ms,
+    )
+    _refuse(check(run) for check in run_checks.CHECKS)
+    found = [warn(evidence) for warn in checks.WARNINGS]
+    found += [warn(run) for warn in run_checks.WARNINGS]
+    return Verdict(
+        description=description,
+        parity=run.parity,
+        warnings=tuple(text for text in found if text),
+    )
+
+
+def _refuse(results: Any) -> None:
+    problems = [problem for problem in results if problem]
+    if problems:
+        listed = "\n".join(f"- {problem}." for problem in problems)
+        raise ExportError(
+            "The exported file must compute what the Keras model computes, "
+            f"on the target's terms. Received:\n{listed}\nNo file was left."
+        )
+
+
+@contextlib.contextmanager
+def _baseline_file(content: bytes | None) -> Iterator[pathlib.Path | None]:
+    if content is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="kdtf-float-") as folder:
+        path = pathlib.Path(folder, "float.tflite")
+        path.write_bytes(content)
+        yield path
