@@ -176,6 +176,12 @@ class Distiller(keras.Model):
         self._objective.check_compile(self.student, loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded Distiller as the saved one was compiled."""
+        settings = keras.saving.deserialize_keras_object(config)
+        self.compile(**settings)
+        self.optimizer.build(self.trainable_variables)
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs for `inputs`."""
         if self._student_accepts_training:
@@ -263,6 +269,24 @@ class Distiller(keras.Model):
         logs = super().test_step(data)
         logs.pop("soft_loss", None)
         return logs
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the student's random state, which Keras leaves out.
+
+        With it a resumed training drops the same units as one that was never
+        interrupted.
+        """
+        for index, seed in enumerate(self._random_states()):
+            store[f"random_state_{index}"] = seed
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads what `save_own_variables` saved."""
+        for index, seed in enumerate(self._random_states()):
+            seed.assign(store[f"random_state_{index}"])
+
+    def _random_states(self) -> list[Any]:
+        weights = {id(v) for v in self.student.weights}
+        return [v for v in self.student.variables if id(v) not in weights]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the settings and the student; never the teacher."""

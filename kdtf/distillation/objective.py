@@ -176,7 +176,7 @@ class Objective:
             for model, run, outputs in made
         ]
         roles = ("teacher", "student")
-        values = [
+        values: list[Any] = [
             declared if declared != "auto" else _values(role, activation)
             for role, declared, activation in zip(
                 roles, self.outputs, activations, strict=True

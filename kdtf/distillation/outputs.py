@@ -98,7 +98,7 @@ def _activation_behind(tensor: Any) -> str | None:
         node = maker._inbound_nodes[history.node_index]
         parents = getattr(node, "keras_inputs", None) or node.input_tensors
         return _activation_behind(parents[0])
-    return _KNOWN_ACTIVATIONS.get(activation)
+    return _KNOWN_ACTIVATIONS.get(activation or "")
 
 
 def made_by(tensor: Any) -> str | None:

@@ -44,9 +44,7 @@ GRAPHS = {
         "softmax",
     ),
     "softmax then reshape": (
-        lambda: sequential(
-            dense(4, "softmax"), keras.layers.Reshape((2, 2))
-        ),
+        lambda: sequential(dense(4, "softmax"), keras.layers.Reshape((2, 2))),
         "softmax",
     ),
     "operation": (lambda: functional(keras.ops.softmax), "softmax"),

@@ -1,0 +1,32 @@
+"""A killed training goes on as if nothing had happened."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+
+SCRIPT = pathlib.Path(__file__).with_name("resume_script.py")
+
+
+def run(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stderr
+
+
+def test_killed_and_resumed_training_gives_the_same_weights(tmp_path):
+    straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
+    code, errors = run(tmp_path / "backup_a", straight)
+    assert code == 0, errors
+    backup = tmp_path / "backup_b"
+    code, _ = run(backup, resumed, "--die-after", 3)
+    assert code == -signal.SIGKILL and not resumed.exists()
+    code, errors = run(backup, resumed)
+    assert code == 0, errors
+    a, b = np.load(straight), np.load(resumed)
+    assert a["step"] == b["step"] == 20
+    for name in a.files:
+        # Sums over threads may be ordered differently in another process.
+        np.testing.assert_allclose(a[name], b[name], atol=1e-6)
