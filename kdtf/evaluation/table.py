@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A file or a pipe has no width; the table takes what it needs up to this.
 _TEXT_WIDTH = 200
-_LEFT_OUT_FIRST = ("Zeros", "Parameters", "gzip", "p90 ms")
+_LEFT_OUT_FIRST = ["Zeros", "Parameters", "gzip", "p90 ms", "Agreement"]
 
 
 def table_text(comparison: "Comparison") -> str:
@@ -89,7 +89,11 @@ def _fitting_table(
 ) -> tuple[rich.table.Table, list[str]]:
     """Leaves columns out, the least telling first, until the table fits."""
     columns = make_columns(comparison.rows, comparison.directions)
-    ranked = sorted(columns, key=lambda c: c.title not in _LEFT_OUT_FIRST)
+    titles = [column.title for column in columns]
+    others = [title for title in titles if title not in _LEFT_OUT_FIRST]
+    ranked = [title for title in _LEFT_OUT_FIRST if title in titles]
+    # Then the last metrics; the size goes last of all.
+    ranked += reversed(others)
     left_out: list[str] = []
     # A console measures nothing wider than itself.
     endless = console.options.update(width=10_000)
@@ -98,8 +102,8 @@ def _fitting_table(
         width = console.measure(table, options=endless).maximum
         if width <= console.width or len(columns) == 1:
             return table, left_out
-        columns.remove(ranked[0])
-        left_out.append(ranked.pop(0).title)
+        left_out.append(ranked.pop(0))
+        columns = [c for c in columns if c.title not in left_out]
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> rich.table.Table:

@@ -1,0 +1,56 @@
+"""`kdtf export`: from a Keras file to a verified `.tflite`."""
+
+import argparse
+from typing import Any
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Adds the command to the program's commands and gives its parser."""
+    text = "write a Keras model as a .tflite file and check what it computes"
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "export", help=text, description=f"Export: {text}."
+    )
+    parser.add_argument("model", metavar="MODEL", help=".keras or .h5 file")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="the .tflite file to write",
+    )
+    parser.add_argument(
+        "--target",
+        default="android",
+        choices=["android", "iot", "float"],
+        help="what the file may use; default: android",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["float16", "dynamic_int8", "int8"],
+        help="how to store the weights; default: what the target asks for",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help=".npz with real inputs (x, or one array per input name), for "
+        "ranges and for the check",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports the model and prints the result."""
+    from kdtf.cli.arrays import read_arrays
+    from kdtf.evaluation import load_keras_model
+    from kdtf.export import export_tflite
+
+    x = read_arrays(args.data)[0] if args.data else None
+    result = export_tflite(
+        load_keras_model(args.model),
+        args.output,
+        target=args.target,
+        quantize=args.quantize,
+        representative_data=x,
+        verify_data=x,
+    )
+    print(result)
