@@ -15,6 +15,8 @@ from kdtf.flavours import flavour_of
 
 # Names Keras counts up by itself; they differ from run to run.
 _COUNTED = re.compile(r"(keras_tensor|input|input_layer)(_\d+)?")
+# NumPy's default types are not what models and devices compute in.
+_NARROW = {"float64": "float32", "int64": "int32"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,8 +151,7 @@ def _example_specs(named: dict[str, np.ndarray]) -> tuple[TensorSpec, ...]:
     return tuple(
         TensorSpec(
             name=name,
-            # NumPy's default real type is not what models compute in.
-            dtype="float32" if value.dtype == "float64" else value.dtype.name,
+            dtype=_NARROW.get(value.dtype.name, value.dtype.name),
             shape=(None, *value.shape[1:]),
         )
         for name, value in named.items()

@@ -33,11 +33,23 @@ def computing_in_float32(model: Any) -> Iterator[set[str]]:
             _refuse_quantized(layer, policy)
             if policy.compute_dtype in ("float16", "bfloat16"):
                 changed.append((layer, policy))
-                _set_policy(model, layer, "float32")
+                _set_policy(model, layer, _float32_policy(model, policy))
         yield {policy.name for _, policy in changed}
     finally:
         for layer, policy in changed:
             _set_policy(model, layer, policy)
+
+
+def _float32_policy(model: Any, policy: Any) -> Any:
+    if flavour_of(model) == "tf_keras":
+        return "float32"
+    import keras
+
+    replacement = keras.DTypePolicy("float32")
+    # No name stands for "float32 over bfloat16 variables", but with these
+    # two types differing Keras casts the variables as in mixed precision.
+    replacement._variable_dtype = policy.variable_dtype
+    return replacement
 
 
 def _set_policy(model: Any, layer: Any, policy: Any) -> None:
