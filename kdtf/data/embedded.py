@@ -1,6 +1,7 @@
 """Real data that needs no download: it ships with Python or scikit-learn."""
 
 import re
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -19,16 +20,16 @@ class Split(NamedTuple):
         test: What they are judged by; no part of it is in `train`.
     """
 
-    train: object
-    test: object
+    train: Any
+    test: Any
 
 
 def digits(test_share: float = 0.25) -> Split:
     """Gives the 1,797 handwritten digits that come with scikit-learn.
 
-    Scans of digits by 43 people (UCI "Optical Recognition of Handwritten
-    Digits"), 8x8 grey images of 10 classes. The last quarter is held out;
-    scikit-learn keeps the writers' order, so most of it is by other people.
+    Scans of digits by 13 people (the test part of UCI's "Optical Recognition
+    of Handwritten Digits"), 8x8 grey images of 10 classes. The last quarter is
+    held out, not a random one: neighbours are often by the same hand.
 
     Args:
         test_share: Share to hold out, in (0, 1). Defaults to 0.25.

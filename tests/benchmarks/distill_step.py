@@ -105,9 +105,7 @@ def contenders(name):
         ),
         student_loss_weight=0.5,
     )
-    ours = kdtf.Distiller(
-        teacher, make_student(), alpha=0.5, temperature=2.0
-    )
+    ours = kdtf.Distiller(teacher, make_student(), alpha=0.5, temperature=2.0)
     forward = tf.function(lambda: teacher(x, training=False))
 
     def teacher_steps(steps):

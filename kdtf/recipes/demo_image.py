@@ -1,0 +1,191 @@
+"""The image demo: handwritten digits, for a phone and a microcontroller."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kdtf.data import digits
+from kdtf.distillation import Distiller
+from kdtf.evaluation import compare
+from kdtf.export import export_tflite
+from kdtf.recipes.workspace import Workspace
+
+__all__ = ["run_image_demo"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """Sizes and lengths of the image demo; part of every stage's settings.
+
+    Attributes:
+        seed: Seeds initial weights, batches and dropout.
+        teacher_passes: Passes over the data for the teacher.
+        student_passes: Passes for each student.
+        batch_size: Images in a step.
+        learning_rate: Of Adam, at the start; it decays to 0.
+        alpha: Weight of the labels for the distilled student.
+        temperature: Softens both models' outputs.
+    """
+
+    seed: int
+    teacher_passes: int = 60
+    student_passes: int = 60
+    batch_size: int = 32
+    learning_rate: float = 5e-3
+    alpha: float = 0.1
+    temperature: float = 4.0
+
+
+def run_image_demo(
+    workspace: Workspace, *, seed: int, quick: bool
+) -> tuple[Any, dict[str, str]]:
+    """Runs the stages and compares their results on held-out digits.
+
+    Args:
+        workspace: Keeps the finished stages.
+        seed: Seeds everything.
+        quick: A few steps only.
+
+    Returns:
+        The comparison, and notes for its report.
+    """
+    settings = ImageSettings(seed=seed)
+    if quick:
+        settings = dataclasses.replace(
+            settings, teacher_passes=1, student_passes=1
+        )
+    train, test = digits()
+    teacher = _teacher(workspace, settings, train)
+    models = {
+        "teacher": teacher,
+        "student alone": _student(workspace, settings, train, None),
+        "student distilled": _student(workspace, settings, train, teacher),
+    }
+    results = _export(workspace, models["student distilled"], train[0], test[0])
+    rows = models | {name: result.path for name, result in results.items()}
+    workspace.console.rule("Comparison on held-out digits", align="left")
+    comparison = compare(rows, test, metrics=["accuracy"])
+    return comparison, {
+        "Data": f"{len(train[1])} handwritten digits to learn from and "
+        f"{len(test[1])} to judge by (scikit-learn's bundled scans).",
+        **{name: str(result) for name, result in results.items()},
+    }
+
+
+def _teacher(workspace: Workspace, settings: ImageSettings, train: Any) -> Any:
+    def make() -> Any:
+        keras.utils.set_random_seed(settings.seed)
+        model = build_teacher()
+        _fit(model, train, settings, passes=settings.teacher_passes)
+        return model
+
+    title = "Teacher: a CNN that sees shifted and turned digits"
+    kept = dataclasses.asdict(settings) | {"model": "teacher"}
+    return workspace.model("teacher", settings=kept, make=make, title=title)
+
+
+def _student(
+    workspace: Workspace, settings: ImageSettings, train: Any, teacher: Any
+) -> Any:
+    def make() -> Any:
+        # The same seed for both: same initial weights, same batches.
+        keras.utils.set_random_seed(settings.seed + 1)
+        student = build_student()
+        learner = student
+        if teacher is not None:
+            learner = Distiller(
+                teacher,
+                student,
+                alpha=settings.alpha,
+                temperature=settings.temperature,
+            )
+        _fit(learner, train, settings, passes=settings.student_passes)
+        return student
+
+    how = "alone" if teacher is None else "distilled"
+    kept = dataclasses.asdict(settings) | {"model": f"student {how}"}
+    title = f"Student, {how}: the same seed, batches and steps"
+    return workspace.model(
+        f"student-{how}", settings=kept, make=make, title=title
+    )
+
+
+def build_teacher() -> Any:
+    """Gives a CNN of about 70,000 parameters for 8x8 digits."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.RandomTranslation(0.1, 0.1, fill_mode="constant", seed=1),
+            layers.RandomRotation(0.04, fill_mode="constant", seed=2),
+            layers.Conv2D(32, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.Conv2D(64, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+            layers.Conv2D(64, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.3),
+            layers.Dense(10),
+        ],
+        name="teacher",
+    )
+
+
+def build_student() -> Any:
+    """Gives a CNN of about 1,000 parameters with microcontroller operators."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
+            layers.DepthwiseConv2D(3, padding="same", activation="relu"),
+            layers.Conv2D(16, 1, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(10),
+        ],
+        name="student",
+    )
+
+
+def _fit(model: Any, train: Any, settings: ImageSettings, passes: int) -> None:
+    data = tf.data.Dataset.from_tensor_slices(train)
+    data = data.shuffle(len(train[1]), seed=settings.seed).repeat()
+    data = data.batch(settings.batch_size).prefetch(4)
+    steps = passes * len(train[1]) // settings.batch_size
+    # A pass takes a moment; a bar for each would bury the rest.
+    epochs = min(4, passes)
+    decay = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate, steps
+    )
+    model.compile(
+        keras.optimizers.Adam(decay),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(
+        data, epochs=epochs, steps_per_epoch=steps // epochs, shuffle=False
+    )
+
+
+def _export(
+    workspace: Workspace, student: Any, calibration: Any, held_out: Any
+) -> dict[str, Any]:
+    workspace.console.rule("Export, each file verified", align="left")
+    settings = {"verify_data": held_out, "representative_data": calibration}
+    return {
+        name: export_tflite(
+            student, workspace.folder / file, **variant, **settings
+        )
+        for name, file, variant in (
+            ("android float", "android-float.tflite", {}),
+            ("android int8", "android-int8.tflite", {"quantize": "int8"}),
+            ("iot int8", "iot-int8.tflite", {"target": "iot"}),
+        )
+    }

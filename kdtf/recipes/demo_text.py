@@ -1,0 +1,305 @@
+"""The text demo: a small language model, distilled and put on a phone."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kdtf.data import documentation_text
+from kdtf.data import token_windows
+from kdtf.data import train_tokenizer
+from kdtf.distillation import Distiller
+from kdtf.evaluation import compare
+from kdtf.export import export_tflite
+from kdtf.litert import Runner
+from kdtf.recipes.workspace import Workspace
+
+__all__ = ["run_text_demo"]
+
+_PROMPT = "A class definition"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """Sizes and lengths of the text demo; part of every stage's settings.
+
+    Attributes:
+        seed: Seeds initial weights, batches and dropout.
+        vocabulary_size: Byte-pair tokens, the 256 bytes among them.
+        window: Tokens a model sees at once.
+        batch_size: Windows in a step.
+        teacher: Layers, heads, width, feed-forward width of the teacher.
+        student: The same of the student.
+        teacher_epochs: Passes over the text for the teacher.
+        student_epochs: Passes for each student.
+        alpha: Weight of the labels for the distilled student.
+        temperature: Softens both models' outputs.
+    """
+
+    seed: int
+    vocabulary_size: int = 512
+    window: int = 64
+    batch_size: int = 16
+    teacher: tuple[int, int, int, int] = (3, 4, 128, 512)
+    student: tuple[int, int, int, int] = (1, 2, 64, 256)
+    teacher_epochs: int = 6
+    student_epochs: int = 4
+    alpha: float = 0.1
+    temperature: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Tokenized text: windows of inputs and next tokens, int32."""
+
+    tokenizer: Any
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+    digest: str
+
+
+def run_text_demo(
+    workspace: Workspace, *, seed: int, quick: bool
+) -> tuple[Any, dict[str, str]]:
+    """Runs the stages and compares their results on held-out text.
+
+    Args:
+        workspace: Keeps the finished stages.
+        seed: Seeds everything.
+        quick: A few steps only.
+
+    Returns:
+        The comparison, and notes for its report: what each model writes.
+    """
+    settings = TextSettings(seed=seed)
+    if quick:
+        settings = dataclasses.replace(
+            settings, teacher_epochs=1, student_epochs=1, batch_size=512
+        )
+    workspace.console.rule("Text and tokenizer", align="left")
+    corpus = _read_corpus(settings)
+    workspace.console.print(
+        f"{corpus.train[0].size:,} tokens of the Python language reference to "
+        f"learn from, {corpus.test[0].size:,} held out; "
+        f"{corpus.tokenizer.vocabulary_size()} different ones",
+        highlight=False,
+    )
+    teacher = _teacher(workspace, settings, corpus)
+    models = {
+        "teacher": teacher,
+        "student alone": _student(workspace, settings, corpus, None),
+        "student distilled": _student(workspace, settings, corpus, teacher),
+    }
+    workspace.console.rule("Export, verified", align="left")
+    x, y = corpus.test
+    result = export_tflite(
+        models["student distilled"],
+        workspace.folder / "student-int8.tflite",
+        quantize="dynamic_int8",
+        verify_data=_inputs(x[:32]),
+    )
+    workspace.console.rule("Comparison on held-out text", align="left")
+    comparison = compare(
+        models | {"student int8 .tflite": result.path},
+        (_inputs(x), y),
+        metrics=[_perplexity()],
+    )
+    writers = {name: _next_of_model(model) for name, model in models.items()}
+    writers["student int8 .tflite"] = _next_of_file(result.path)
+    notes = {
+        f"{name} writes": write(corpus.tokenizer, settings, following)
+        for name, following in writers.items()
+    }
+    return comparison, notes | {"Export": str(result)}
+
+
+def _perplexity() -> Any:
+    import keras_nlp
+
+    return keras_nlp.metrics.Perplexity(from_logits=True, name="perplexity")
+
+
+def _read_corpus(settings: TextSettings) -> Corpus:
+    text = documentation_text()
+    tokenizer = train_tokenizer(
+        text.train, vocabulary_size=settings.vocabulary_size
+    )
+    train, test = (
+        token_windows(np.asarray(tokenizer(part)), length=settings.window)
+        for part in text
+    )
+    # Python versions differ in their documentation, and so do the models.
+    digest = hashlib.sha256(train[0].tobytes()).hexdigest()
+    return Corpus(tokenizer=tokenizer, train=train, test=test, digest=digest)
+
+
+def _teacher(
+    workspace: Workspace, settings: TextSettings, corpus: Corpus
+) -> Any:
+    def make() -> Any:
+        keras.utils.set_random_seed(settings.seed)
+        model = build_model(settings, corpus, settings.teacher, dropout=0.1)
+        _fit(
+            model,
+            corpus,
+            settings,
+            epochs=settings.teacher_epochs,
+            learning_rate=4e-3,
+        )
+        return model
+
+    num_layers, _, width, _ = settings.teacher
+    title = f"Teacher: GPT-2 style, {num_layers} layers of width {width}"
+    kept = _kept(settings, corpus, "teacher")
+    return workspace.model("teacher", settings=kept, make=make, title=title)
+
+
+def _student(
+    workspace: Workspace, settings: TextSettings, corpus: Corpus, teacher: Any
+) -> Any:
+    def make() -> Any:
+        # The same seed for both: same initial weights, same batches.
+        keras.utils.set_random_seed(settings.seed + 1)
+        student = build_model(settings, corpus, settings.student, dropout=0.0)
+        learner = student
+        if teacher is not None:
+            learner = Distiller(
+                teacher,
+                student,
+                alpha=settings.alpha,
+                temperature=settings.temperature,
+            )
+        _fit(
+            learner,
+            corpus,
+            settings,
+            epochs=settings.student_epochs,
+            learning_rate=6e-3,
+        )
+        return student
+
+    how = "alone" if teacher is None else "distilled"
+    title = f"Student, {how}: the same seed, batches and steps"
+    kept = _kept(settings, corpus, f"student {how}")
+    return workspace.model(
+        f"student-{how}", settings=kept, make=make, title=title
+    )
+
+
+def _kept(settings: TextSettings, corpus: Corpus, model: str) -> dict[str, Any]:
+    return dataclasses.asdict(settings) | {
+        "model": model,
+        "corpus": corpus.digest,
+    }
+
+
+def build_model(
+    settings: TextSettings,
+    corpus: Corpus,
+    sizes: tuple[int, int, int, int],
+    dropout: float,
+) -> Any:
+    """Gives a `keras_nlp.models.GPT2CausalLM` that also holds its tokenizer.
+
+    Args:
+        settings: For the vocabulary and the window.
+        corpus: For the tokenizer.
+        sizes: Layers, heads, width, feed-forward width.
+        dropout: In [0, 1).
+
+    Returns:
+        A fresh model; `model.generate("text")` works on it.
+    """
+    import keras_nlp
+
+    num_layers, num_heads, hidden_dim, intermediate_dim = sizes
+    backbone = keras_nlp.models.GPT2Backbone(
+        vocabulary_size=corpus.tokenizer.vocabulary_size(),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        hidden_dim=hidden_dim,
+        intermediate_dim=intermediate_dim,
+        dropout=dropout,
+        max_sequence_length=settings.window,
+    )
+    preprocessor = keras_nlp.models.GPT2CausalLMPreprocessor(
+        corpus.tokenizer, sequence_length=settings.window
+    )
+    return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=preprocessor)
+
+
+def _inputs(token_ids: Any) -> dict[str, Any]:
+    return {"token_ids": token_ids, "padding_mask": np.ones_like(token_ids)}
+
+
+def _fit(
+    model: Any,
+    corpus: Corpus,
+    settings: TextSettings,
+    epochs: int,
+    learning_rate: float,
+) -> None:
+    x, y = corpus.train
+    batch_size = min(settings.batch_size, len(x))
+    steps = epochs * (len(x) // batch_size)
+    warmup = max(1, steps // 20)
+    decay = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - warmup,
+        alpha=0.02,
+        warmup_target=learning_rate,
+        warmup_steps=warmup,
+    )
+    model.compile(
+        keras.optimizers.AdamW(decay, weight_decay=0.01, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        # A keras-nlp model would add its own.
+        weighted_metrics=[],
+    )
+    # Ready-made tokens: keras-nlp models would tokenize what `fit` gets.
+    data = tf.data.Dataset.from_tensor_slices((_inputs(x), y))
+    data = data.shuffle(len(x), seed=settings.seed)
+    data = data.batch(batch_size, drop_remainder=True).prefetch(4)
+    model.fit(data, epochs=epochs, shuffle=False)
+
+
+def _next_of_model(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda ids: np.asarray(model(_inputs(ids), training=False))
+
+
+def _next_of_file(path: Any) -> Callable[[np.ndarray], np.ndarray]:
+    runner = Runner(path)
+    return lambda ids: next(iter(runner(_inputs(ids)).values()))
+
+
+def write(
+    tokenizer: Any,
+    settings: TextSettings,
+    logits_of: Callable[[np.ndarray], np.ndarray],
+) -> str:
+    """Continues the prompt with one of the 5 likeliest tokens at a time.
+
+    Model and file are asked in the same way, with the same random numbers.
+
+    Args:
+        tokenizer: Text to tokens and back.
+        settings: For the window and the seed.
+        logits_of: Tokens int32 `(1, window)` to logits `(1, window, tokens)`.
+
+    Returns:
+        The prompt and what follows, up to the window.
+    """
+    rng = np.random.default_rng(settings.seed)
+    prompt = np.asarray(tokenizer(_PROMPT), "int32")
+    ids = np.zeros((1, settings.window), "int32")
+    ids[0, : len(prompt)] = prompt
+    for end in range(len(prompt), settings.window):
+        logits = logits_of(ids)[0, end - 1].astype("float64")
+        best = np.argsort(logits)[-5:]
+        weights = np.exp(logits[best] - logits[best].max())
+        ids[0, end] = rng.choice(best, p=weights / weights.sum())
+    return " ".join(str(tokenizer.detokenize(ids[0])).split())
