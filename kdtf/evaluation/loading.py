@@ -90,8 +90,8 @@ def load_keras_model(path: str | os.PathLike[str]) -> Any:
                 reasons.append(f"{loader_name}: {_first_sentence(error)}")
     raise ValueError(
         "A model file must be loadable by Keras 3 or tf_keras. Received: "
-        f"path={str(path)!r}. {' | '.join(reasons)}. If it has classes of "
-        "your own, import their module and pass the loaded model."
+        f"path={str(path)!r}. {'; '.join(reasons)}. If you know its classes, "
+        "or trust code in it, load it yourself and pass the model."
     )
 
 

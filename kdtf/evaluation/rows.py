@@ -1,6 +1,7 @@
 """The measured row of one model."""
 
 import dataclasses
+import math
 from typing import Any
 
 from kdtf.evaluation.latency import Latency
@@ -59,12 +60,15 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Row":
-        """Makes the row that `to_dict` described."""
+        """Makes the row that `to_dict` described; None among metrics is nan."""
         latency = values["latency"]
-        return cls(
-            **{
-                **values,
-                "latency": Latency(**latency) if latency else None,
-                "notes": tuple(values["notes"]),
-            }
-        )
+        metrics = {
+            name: math.nan if value is None else value
+            for name, value in values["metrics"].items()
+        }
+        changes = {
+            "latency": Latency(**latency) if latency else None,
+            "metrics": metrics,
+            "notes": tuple(values["notes"]),
+        }
+        return cls(**{**values, **changes})
