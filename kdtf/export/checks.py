@@ -18,10 +18,11 @@ from kdtf.export.targets import Target
 from kdtf.flatbuffer import FileDescription
 from kdtf.flatbuffer import TensorDescription
 
-# Operators that hold the weights of Keras layers.
+# Operators that read the weights of Keras layers; float16 ones pass through
+# a DEQUANTIZE first.
 WEIGHT_OPERATORS = frozenset(
     """
-    BATCH_MATMUL CONV_2D CONV_3D CONV_3D_TRANSPOSE DEPTHWISE_CONV_2D
+    BATCH_MATMUL CONV_2D CONV_3D CONV_3D_TRANSPOSE DEPTHWISE_CONV_2D DEQUANTIZE
     EMBEDDING_LOOKUP FULLY_CONNECTED GATHER SVDF TRANSPOSE_CONV
     UNIDIRECTIONAL_SEQUENCE_LSTM
     """.split()
@@ -47,6 +48,7 @@ class Evidence:
         interface: The model's inputs, with fixed shapes.
         reference: The Keras model's outputs by name, `(samples, ...)`.
         kernels: Elements of each kernel the model's graph reads, by path.
+        weights: Constants that the `WEIGHT_OPERATORS` of the file read.
     """
 
     description: FileDescription
@@ -56,6 +58,7 @@ class Evidence:
     interface: Interface
     reference: dict[str, np.ndarray]
     kernels: dict[str, int]
+    weights: tuple[TensorDescription, ...]
 
 
 def check_variables_are_frozen(evidence: Evidence) -> str | None:
@@ -182,7 +185,8 @@ def check_operators_are_integer(evidence: Evidence) -> str | None:
         return None
     found = float_operators(evidence.description)
     if not evidence.target.integer_only:
-        found = {n: c for n, c in found.items() if n in WEIGHT_OPERATORS}
+        layers = WEIGHT_OPERATORS - {"DEQUANTIZE"}
+        found = {n: c for n, c in found.items() if n in layers}
     if not found:
         return None
     return (
@@ -195,9 +199,9 @@ def check_operators_are_integer(evidence: Evidence) -> str | None:
 def check_weights_are_quantized(evidence: Evidence) -> str | None:
     """Finds a quantizer that did nothing, or left much in float.
 
-    A tenth may stay: constants that are no kernels, in small models.
+    A tenth may stay: constants folded into multiplications, for instance.
     """
-    kernels = [t for t in evidence.description.tensors if _is_kernel(t)]
+    kernels = [tensor for tensor in evidence.weights if _is_kernel(tensor)]
     kept = MODES[evidence.mode].weight_dtypes
     left = [t for t in kernels if t.dtype not in kept]
     total = sum(int(np.prod(t.shape)) for t in kernels)
@@ -294,10 +298,8 @@ WARNINGS: tuple[Callable[[Evidence], str | None], ...] = (
 
 def _is_kernel(tensor: TensorDescription) -> bool:
     """Tells weights from scalars, biases, ids and shapes."""
-    is_weight = tensor.dtype in _FLOATS or "INT8" in tensor.dtype
-    is_weight |= tensor.dtype in ("INT4", "UINT4", "INT2")
     num_wide = sum(dim > 1 for dim in tensor.shape)
-    return tensor.is_constant and is_weight and num_wide > 1
+    return num_wide > 1 and tensor.dtype in MODES[None].weight_dtypes
 
 
 def _listed(names: Iterable[str]) -> str:

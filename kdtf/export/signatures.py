@@ -37,31 +37,6 @@ def name_signature(
     return write_model(model)
 
 
-def output_steps(content: bytes) -> dict[str, float]:
-    """Returns the real value of one integer step of each quantized output.
-
-    A float output counts as quantized if a DEQUANTIZE writes it.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    model = read_model(content)
-    steps = {}
-    for entry in model.signatureDefs or []:
-        subgraph = model.subgraphs[entry.subgraphIndex]
-        sources = {
-            operator.outputs[0]: operator.inputs[0]
-            for operator in subgraph.operators
-            if model.operatorCodes[operator.opcodeIndex].builtinCode
-            == schema.BuiltinOperator.DEQUANTIZE
-        }
-        for item in entry.outputs:
-            index = sources.get(item.tensorIndex, item.tensorIndex)
-            quantization = subgraph.tensors[index].quantization
-            if quantization is not None and quantization.scale:
-                steps[item.name.decode()] = float(quantization.scale[0])
-    return steps
-
-
 def _rename(items: Any, names: Mapping[str, str]) -> list[int]:
     """Gives the tensors in the order of `names`, and names them so."""
     places = {name: place for place, name in enumerate(names)}

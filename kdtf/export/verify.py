@@ -13,10 +13,11 @@ from kdtf.export import checks
 from kdtf.export import run_checks
 from kdtf.export.build import Build
 from kdtf.export.errors import ExportError
+from kdtf.export.graph import constants_read_by
+from kdtf.export.graph import output_steps
 from kdtf.export.parity import Parity
 from kdtf.export.parity import compare
 from kdtf.export.samples import Samples
-from kdtf.export.signatures import output_steps
 from kdtf.export.worker import run_isolated
 from kdtf.flatbuffer import FileDescription
 from kdtf.flatbuffer import describe
@@ -63,6 +64,7 @@ def verify(
             interface=build.interface,
             reference=reference,
             kernels=build.kernels,
+            weights=constants_read_by(checks.WEIGHT_OPERATORS, description),
         )
         _refuse(check(evidence) for check in checks.CHECKS)
         outcome = run_isolated(path, samples.arrays, baseline=baseline)

@@ -1,0 +1,68 @@
+"""Models and data of this room; every export takes about a second."""
+
+import keras
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def images(batch):
+    return batch[0]
+
+
+@pytest.fixture
+def older(tmp_path):
+    """A path at which a good file of an earlier export lies."""
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"an older, good file")
+    return path
+
+
+@pytest.fixture
+def untouched(older):
+    """Tells whether the older file, and nothing else, is there."""
+
+    def check():
+        names = [path.name for path in older.parent.iterdir()]
+        assert names == ["model.tflite"]
+        assert older.read_bytes() == b"an older, good file"
+
+    return check
+
+
+@pytest.fixture
+def two_branches():
+    """Inputs whose order is not the alphabet's, outputs of one shape."""
+    zeta = keras.Input((3,), name="zeta")
+    alpha = keras.Input((3,), name="alpha")
+    outputs = {
+        "yes": keras.layers.Dense(2)(zeta),
+        "no": keras.layers.Dense(2)(keras.layers.add([zeta, alpha])),
+    }
+    return keras.Model([zeta, alpha], outputs)
+
+
+@pytest.fixture
+def pair(rng):
+    """Values for `two_branches`, very different for the two inputs."""
+    zeta = rng.normal(size=(12, 3)).astype("float32")
+    return zeta, 5 + 0.1 * rng.normal(size=(12, 3)).astype("float32")
+
+
+@pytest.fixture
+def token_ids(rng):
+    lengths = rng.integers(3, 9, size=(12, 1))
+    return {
+        "token_ids": rng.integers(0, 32, size=(12, 8)).astype("int32"),
+        "padding_mask": (np.arange(8) < lengths).astype("int32"),
+    }
+
+
+@pytest.fixture
+def masked_softmax():
+    """Attention weights with the mask that breaks int8: minus 1e9."""
+    inputs = keras.Input((4,), name="scores")
+    mask = keras.Input((4,), name="mask")
+    scores = keras.layers.Dense(4)(inputs)
+    weights = keras.layers.Softmax()(scores - 1e9 * mask)
+    return keras.Model([inputs, mask], keras.layers.Dense(3)(weights))
