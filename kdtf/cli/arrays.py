@@ -28,8 +28,8 @@ def read_arrays(path: str | os.PathLike[str]) -> tuple[Any, Any, Any]:
 
     try:
         # Pickled objects would run code from the file.
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in npz.files}
     except FileNotFoundError:
         raise
     except (

@@ -84,11 +84,11 @@ def time_interleaved(
         ValueError: `num_runs` under 1 or `num_warmup` under 0.
 
     Example:
-        >>> ticks = iter([0.0, 0.001, 1.0, 1.004])
+        >>> ticks = iter([0.0, 0.5, 1.0, 1.25])
         >>> time_interleaved(
         ...     [list, dict], num_runs=1, clock=lambda: next(ticks)
         ... )
-        [[1.0], [4.0]]
+        [[500.0], [250.0]]
     """
     if num_runs < 1 or num_warmup < 0:
         raise ValueError(

@@ -64,7 +64,8 @@ def load_keras_model(path: str | os.PathLike[str]) -> Any:
     Example:
         >>> import keras, os, tempfile
         >>> path = os.path.join(tempfile.mkdtemp(), "tiny.keras")
-        >>> keras.Sequential([keras.Input((3,))], name="tiny").save(path)
+        >>> layers = [keras.Input((3,)), keras.layers.Dense(2)]
+        >>> keras.Sequential(layers, name="tiny").save(path)
         >>> load_keras_model(path).name
         'tiny'
     """

@@ -103,6 +103,30 @@ def test_accuracy_is_what_compile_makes_of_it(
     assert row.metrics["accuracy"] == pytest.approx(expected["accuracy"])
 
 
+def test_a_masking_model_is_measured_as_evaluate_does():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 9, (40, 6)).astype("int32")
+    tokens[::2, 3:] = 0
+    labels = rng.integers(0, 3, (40, 6)).astype("int32")
+    model = keras.Sequential(
+        [
+            keras.Input((6,), dtype="int32"),
+            keras.layers.Embedding(9, 4, mask_zero=True),
+            keras.layers.Dense(3),
+        ]
+    )
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    expected = model.evaluate(tokens, labels, verbose=0, return_dict=True)
+    row = compare(
+        {"model": model}, (tokens, labels), metrics=["accuracy"], latency_runs=0
+    )["model"]
+    assert row.metrics["accuracy"] == pytest.approx(expected["accuracy"])
+    by_hand = (model.predict(tokens, verbose=0).argmax(-1) == labels)[
+        tokens > 0
+    ]
+    assert row.metrics["accuracy"] == pytest.approx(by_hand.mean())
+
+
 def test_a_language_model_is_measured_over_real_tokens(tiny_transformer):
     keras_nlp = pytest.importorskip("keras_nlp")
     rng = np.random.default_rng(0)
