@@ -1,0 +1,78 @@
+"""The rewrite of GATHER, on a language model with a tied table."""
+
+import numpy as np
+import pytest
+
+from kdtf.export import converter
+from kdtf.export.embeddings import rewrite_embeddings
+from kdtf.export.interface import interface_of
+from kdtf.export.quantizer import to_dynamic_int8
+from kdtf.litert import Runner
+from kdtf.litert import describe
+
+
+@pytest.fixture
+def float_file(tiny_transformer, token_ids):
+    interface = interface_of(tiny_transformer, None).fixed(token_ids)
+    with converter.traced(tiny_transformer, interface) as traced:
+        return converter.to_float32(traced)
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_rewrite_is_bit_exact_and_makes_the_quantized_file_smaller(
+    float_file, token_ids, tmp_path
+):
+    rewritten, count = rewrite_embeddings(float_file)
+    assert count == 1
+    before = write(tmp_path / "before.tflite", float_file)
+    after = write(tmp_path / "after.tflite", rewritten)
+    assert describe(before).operators["GATHER"] == 1
+    assert "GATHER" not in describe(after).operators
+    assert describe(after).operators["EMBEDDING_LOOKUP"] == 1
+    inputs = {
+        converter.INPUT.format(0): token_ids["padding_mask"],
+        converter.INPUT.format(1): token_ids["token_ids"],
+    }
+    (expected,) = Runner(before)(inputs).values()
+    (outputs,) = Runner(after)(inputs).values()
+    np.testing.assert_array_equal(outputs, expected)
+
+    plain = write(tmp_path / "plain.tflite", to_dynamic_int8(float_file))
+    small = write(tmp_path / "small.tflite", to_dynamic_int8(rewritten))
+    # The tied table of 32 x 8 is no longer there as floats, beside the bytes.
+    saved = describe(plain).weight_bytes - describe(small).weight_bytes
+    assert saved == 4 * 32 * 8
+    # Rewritten twice it stays as it is.
+    assert rewrite_embeddings(rewritten) == (rewritten, 0)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ("axis", "only rows are embeddings"),
+        ("batchDims", "batched gathers pick differently"),
+        ("shapeSignature", "free shapes cannot be written down"),
+    ],
+)
+def test_other_gathers_stay(float_file, change, reason):
+    from kdtf.flatbuffer import operator_name
+    from kdtf.flatbuffer import read_model
+    from kdtf.flatbuffer import write_model
+
+    model = read_model(float_file)
+    subgraph = model.subgraphs[0]
+    (gather,) = (
+        operator
+        for operator in subgraph.operators
+        if operator_name(model, operator) == "GATHER"
+    )
+    if change == "shapeSignature":
+        subgraph.tensors[gather.inputs[1]].shapeSignature = [1, -1]
+    else:
+        setattr(gather.builtinOptions, change, 1)
+    content = write_model(model)
+    assert rewrite_embeddings(content) == (content, 0), reason
