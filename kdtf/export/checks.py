@@ -2,7 +2,8 @@
 
 A converter that goes wrong mostly writes a file all the same. Each check gets
 the evidence and returns the problem in words, or None. The lists at the end
-say which are applied, in the order of the message.
+say which are applied, in the order of the message. (A `.litertlm` bundle has a
+trap of its own, its cache layout; bundles are not written here.)
 """
 
 import dataclasses

@@ -394,6 +394,27 @@ def test_loops_are_refused_before_they_abort_calibration(rng, refuses):
     )
 
 
+def test_a_split_left_in_float_by_chance_is_converted_again(
+    tiny_cnn, images, tmp_path, monkeypatch
+):
+    tried = []
+    kinds = [{("SPLIT", "FLOAT32")}, {("SPLIT", "FLOAT32")}, set()]
+
+    def operators(content):
+        tried.append(content)
+        # The first look is at the float file, for loops.
+        return set() if len(tried) == 1 else kinds[len(tried) - 2]
+
+    monkeypatch.setattr(build, "_operators", operators)
+    export_tflite(
+        tiny_cnn,
+        tmp_path / "a.tflite",
+        quantize="int8",
+        representative_data=images,
+    )
+    assert len(tried) == 1 + 3
+
+
 def test_an_interrupted_process_is_named():
     assert worker._ending(-signal.SIGSEGV) == "was killed by SIGSEGV"
     assert worker._ending(3) == "ended with code 3"
