@@ -96,7 +96,10 @@ def _column(
     cells = tuple(MISSING if v is None else write(v) for v in values)
     best: frozenset[int] = frozenset()
     known = [v for v in values if v is not None and not math.isnan(v)]
-    if direction and len(set(known)) > 1:
-        winner = max(known) if direction == "higher" else min(known)
-        best = frozenset(i for i, v in enumerate(values) if v == winner)
+    if direction and known:
+        winner = write(max(known) if direction == "higher" else min(known))
+        # What reads the same is the same to the reader.
+        best = frozenset(i for i, cell in enumerate(cells) if cell == winner)
+    if len(best) == len(known):
+        best = frozenset()
     return Column(title=title, cells=cells, best=best)

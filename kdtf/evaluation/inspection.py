@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import math
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -17,41 +16,16 @@ import rich.text
 from kdtf import litert
 from kdtf.evaluation.loading import file_kind
 from kdtf.evaluation.loading import load_keras_model
+from kdtf.evaluation.parts import Part
+from kdtf.evaluation.parts import bits_per_weight
+from kdtf.evaluation.parts import count_unique
+from kdtf.evaluation.parts import weight_parts
 from kdtf.evaluation.size import Size
 from kdtf.evaluation.size import format_bytes
 from kdtf.evaluation.size import size_of_arrays
 from kdtf.evaluation.size import size_of_file
 from kdtf.evaluation.size import size_of_model
 from kdtf.flavours import flavour_of
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """One layer of a Keras model with its own weights, or one file tensor.
-
-    Attributes:
-        name: A layer's path from the model down, or a tensor's name.
-        type: A layer's class, or "weight".
-        dtype: What its weights are stored as; several joined with "/".
-        shape: A tensor's shape, or that of a layer's largest weight.
-        num_parameters: Elements.
-        num_bytes: Their bytes as stored, nothing compressed.
-        sparsity: The fraction of zeros in [0, 1]; None if not looked at.
-        num_unique: Different values in the largest weight; None if not
-            looked at.
-        bits_per_weight: What one weight takes, in bits; see
-            `bits_per_weight`.
-    """
-
-    name: str
-    type: str
-    dtype: str
-    shape: tuple[int, ...]
-    num_parameters: int
-    num_bytes: int
-    sparsity: float | None = None
-    num_unique: int | None = None
-    bits_per_weight: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,37 +89,6 @@ def inspect_model(model: Any) -> Inspection:
     if file_kind(model) == "tflite":
         return _inspect_file(model)
     return _inspect_keras(load_keras_model(model), name=os.fspath(model))
-
-
-def bits_per_weight(weights: np.ndarray) -> float:
-    """Gives the bits one weight takes: as stored, or less by a codebook.
-
-    A codebook of the different values and an index for each weight is what
-    few values can shrink to. Scales are not looked for: weights on a grid
-    with one scale per channel count as many values.
-
-    Args:
-        weights: Any shape.
-
-    Example:
-        >>> import numpy as np
-        >>> bits_per_weight(np.tile([0.5, 1.5], 320).astype("float32"))
-        1.1
-    """
-    stored = 8.0 * weights.itemsize
-    if not weights.size:
-        return stored
-    num_unique = count_unique(weights)
-    index_bits = math.ceil(math.log2(num_unique)) if num_unique > 1 else 0
-    return min(stored, index_bits + num_unique * stored / weights.size)
-
-
-def count_unique(weights: np.ndarray) -> int:
-    """Counts the different values of an array, of any numeric dtype."""
-    if weights.dtype.kind == "V" or weights.dtype.name == "bfloat16":
-        # NumPy does not sort it; float32 holds each of its values.
-        weights = weights.astype("float32")
-    return int(np.unique(weights).size)
 
 
 def walk_layers(model: Any) -> Iterator[tuple[str, Any]]:
@@ -222,35 +165,18 @@ def _layer_part(path: str, layer: Any, weights: Sequence[np.ndarray]) -> Part:
 def _inspect_file(path: str | os.PathLike[str]) -> Inspection:
     description = litert.describe(path)
     size = size_of_file(path)
-    parts = [
-        _tensor_part(tensor)
-        for tensor in description.tensors
-        if tensor.is_constant and tensor.shape
-    ]
+    parts = weight_parts(path)
     bits = 8 * description.weight_bytes / max(1, size.num_parameters)
     return Inspection(
         name=os.fspath(path),
         kind="tflite",
         size=size,
-        parts=tuple(sorted(parts, key=lambda part: -part.num_bytes)),
+        parts=tuple(parts),
         bits_per_weight=bits,
         operators=description.operator_dtypes,
         signatures=tuple(
             _signature_text(signature) for signature in description.signatures
         ),
-    )
-
-
-def _tensor_part(tensor: litert.TensorDescription) -> Part:
-    num_parameters = math.prod(tensor.shape)
-    return Part(
-        name=tensor.name,
-        type="weight",
-        dtype=tensor.dtype.lower(),
-        shape=tensor.shape,
-        num_parameters=num_parameters,
-        num_bytes=tensor.num_bytes,
-        bits_per_weight=8 * tensor.num_bytes / max(1, num_parameters),
     )
 
 

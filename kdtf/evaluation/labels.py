@@ -7,8 +7,12 @@ from collections.abc import Sequence
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 
-_NUM_ANGLES = 16
-_REACHES = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0, 13.0)
+Line = tuple[Point, Point]
+
+_NUM_ANGLES = 24
+# As bad as covering so much area.
+_CROSSING = 400.0
+_REACHES = (1.0, 1.8, 2.8, 4.0, 5.5, 7.5, 10.0, 13.0, 17.0)
 # Past this reach a line has to say which point a name belongs to.
 FAR = 2.0
 
@@ -23,8 +27,9 @@ def place_labels(
     """Gives each name a box near its point, in order of the points.
 
     Tries places around the point, first to the right, at growing distance,
-    and takes the first that covers no point and no earlier name and stays
-    within the bounds. If there is none, the one that covers least.
+    and takes the first that covers no point, no earlier name and no earlier
+    name's line, whose own line covers none, and that stays within the bounds.
+    If there is none, the least bad, names staying readable first.
 
     Args:
         points: Where the points are.
@@ -42,19 +47,55 @@ def place_labels(
     """
     marks = [(x - gap, y - gap, x + gap, y + gap) for x, y in points]
     placed: list[Box] = []
+    lines: list[Line] = []
     for point, size in zip(points, sizes, strict=True):
-        # Its own mark is part of the gap, save for the point itself.
         others = [
             mark
             for mark, other in zip(marks, points, strict=True)
             if other != point
         ]
-        taken = placed + others + [(*point, *point)]
-        candidates = _candidates(point, size, gap)
-        placed.append(
-            min(candidates, key=lambda box: _cost(box, taken, bounds))
-        )
+
+        def cost(
+            box: Box, point: Point = point, others: list[Box] = others
+        ) -> tuple[float, float]:
+            crossed = sum(crosses(line, box) for line in lines)
+            if is_far(box, point, gap):
+                own = (point, nearest_in(box, point))
+                crossed += sum(crosses(own, name) for name in placed)
+            hidden = _covered(box, placed) + _outside(box, bounds)
+            # Unreadable names are worst; then what makes them hard to read.
+            return hidden, _CROSSING * crossed + _covered(box, others)
+
+        best = min(_candidates(point, size, gap), key=cost)
+        placed.append(best)
+        if is_far(best, point, gap):
+            lines.append((point, nearest_in(best, point)))
     return placed
+
+
+def crosses(line: Line, box: Box) -> bool:
+    """Returns whether a line runs through the inside of a box.
+
+    Example:
+        >>> crosses(((0, 0), (9, 9)), (2, 2, 4, 4))
+        True
+        >>> crosses(((0, 0), (9, 0)), (2, 2, 4, 4))
+        False
+    """
+    (x, y), (end_x, end_y) = line
+    enter, leave = 0.0, 1.0
+    # Liang and Barsky 1984: clip the line at each pair of sides.
+    for start, step, low, high in (
+        (x, end_x - x, box[0], box[2]),
+        (y, end_y - y, box[1], box[3]),
+    ):
+        if step == 0:
+            if not low < start < high:
+                return False
+            continue
+        first, second = sorted(((low - start) / step, (high - start) / step))
+        enter, leave = max(enter, first), min(leave, second)
+    return enter < leave
 
 
 def overlap(first: Box, second: Box) -> float:
@@ -89,7 +130,7 @@ def _candidates(point: Point, size: Point, gap: float) -> list[Box]:
     """Lists boxes around a point, the nearest and rightmost first."""
     boxes = []
     for reach in _REACHES:
-        # 0, 1, -1, 2, -2, ... sixteenths of a turn away from the right.
+        # 0, 1, -1, 2, -2, ... steps of a turn away from the right.
         for step in range(_NUM_ANGLES):
             turn = (step + 1) // 2 * (1 if step % 2 else -1)
             angle = 2 * math.pi * turn / _NUM_ANGLES
@@ -110,10 +151,12 @@ def _box_at(point: Point, size: Point, angle: float, away: float) -> Box:
     )
 
 
-def _cost(box: Box, taken: Sequence[Box], bounds: Box) -> float:
-    """Gives 0 for a free place; `min` then keeps the first such."""
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    """Gives the area of others that a box covers, 0 if only rounding."""
+    return round(sum(overlap(box, other) for other in others), 6)
+
+
+def _outside(box: Box, bounds: Box) -> float:
+    """Gives the area of a box beyond the bounds, 0 if only rounding."""
     area = (box[2] - box[0]) * (box[3] - box[1])
-    outside = area - overlap(box, bounds)
-    covered = sum(overlap(box, other) for other in taken)
-    # Rounding would make a box on the very edge count as outside.
-    return round(2 * outside + covered, 6)
+    return round(area - overlap(box, bounds), 6)

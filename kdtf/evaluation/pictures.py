@@ -22,6 +22,7 @@ _WIDTH_INCHES, _HEIGHT_INCHES = 4.4, 3.4
 _DPI = 72
 _LONGEST_LABEL = 26
 _INK, _SOFT, _ACCENT = "#111111", "#777777", "#0b6e99"
+_PAPER = "#fdfdfd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def draw_points(names: Sequence[str], x: Axis, y: Axis) -> str:
         axes.plot(
             *values[:2],
             marker="o",
+            zorder=4,
             markersize=7,
             color=_ACCENT,
             markerfacecolor=_ACCENT if values[2] else "none",
@@ -189,6 +191,9 @@ def _write_labels(
             color=_INK,
             horizontalalignment="center",
             verticalalignment="center",
+            # Keeps a line that runs behind a name from striking it out.
+            bbox={"facecolor": _PAPER, "edgecolor": "none", "pad": 0.5},
+            zorder=3,
             # A name with $ in it is no formula.
             parse_math=False,
         )
@@ -197,7 +202,8 @@ def _write_labels(
     # Layout and text sizes exist only after a first drawing.
     figure.canvas.draw()
     extents = [text.get_window_extent() for text in texts]
-    sizes = [(extent.width + 2, extent.height + 2) for extent in extents]
+    # Room to spare: the reader's font may be wider than this one.
+    sizes = [(extent.width + 8, extent.height + 2) for extent in extents]
     pixels = [
         tuple(axes.transData.transform(point))
         for point in zip(*values, strict=True)
@@ -231,6 +237,7 @@ def _to_svg(figure: Any, *, salt: str) -> str:
         (_INK, "var(--ink)"),
         (_SOFT, "var(--soft)"),
         (_ACCENT, "var(--accent)"),
+        (_PAPER, "var(--paper)"),
     ):
         svg = svg.replace(color, variable)
     return svg

@@ -12,6 +12,7 @@ import markupsafe
 from kdtf.evaluation.columns import MISSING
 from kdtf.evaluation.columns import digits
 from kdtf.evaluation.columns import make_columns
+from kdtf.evaluation.columns import short
 from kdtf.evaluation.metrics import Direction
 from kdtf.evaluation.pictures import Axis
 from kdtf.evaluation.pictures import draw_points
@@ -158,7 +159,8 @@ def _is_number(value: float | None) -> bool:
 
 
 def _ratio(first: float, other: float, less: str, more: str) -> str:
-    """Writes how many times less or more the other is; 1.0 is less."""
-    if other <= first:
-        return f"{first / max(other, 1e-9):.1f}× {less}"
-    return f"{other / max(first, 1e-9):.1f}× {more}"
+    """Writes how many times less or more the other is."""
+    ratio = first / max(other, 1e-9)
+    if ratio > 1.005:
+        return f"{short(ratio)}× {less}"
+    return f"{short(1 / ratio)}× {more}" if ratio < 0.995 else f"no {less}"

@@ -6,9 +6,9 @@ import pytest
 import tf_keras
 
 from kdtf.evaluation import inspect_model
-from kdtf.evaluation.inspection import bits_per_weight
-from kdtf.evaluation.inspection import count_unique
 from kdtf.evaluation.inspection import walk_layers
+from kdtf.evaluation.parts import bits_per_weight
+from kdtf.evaluation.parts import count_unique
 
 
 def dense_model(kernel, name="model"):
@@ -118,6 +118,33 @@ def test_a_tflite_file_shows_operators_signatures_and_weights(tiny_tflite):
     assert [part.num_parameters for part in kernels] == [576, 36]
     assert all(part.bits_per_weight == 32.0 for part in kernels)
     assert found.bits_per_weight == 32.0
+
+
+def test_weights_of_a_file_show_their_zeros(tmp_path):
+    from kdtf.export import export_tflite
+
+    kernel = np.zeros((8, 4), "float32")
+    kernel[:2] = np.arange(1, 9).reshape(2, 4)
+    path = tmp_path / "sparse.tflite"
+    export_tflite(dense_model(kernel), path, target="float")
+    (part,) = inspect_model(path).parts
+    assert (part.shape, part.dtype) == ((4, 8), "float32")
+    assert part.sparsity == 0.75
+    assert part.num_unique == 9
+
+
+def test_int8_weights_take_eight_bits(tmp_path):
+    from kdtf.export import export_tflite
+
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(64, 64)).astype("float32")
+    path = tmp_path / "int8.tflite"
+    export_tflite(dense_model(kernel), path, quantize="dynamic_int8")
+    parts = [p for p in inspect_model(path).parts if p.dtype == "int8"]
+    assert [(p.num_parameters, p.bits_per_weight) for p in parts] == [
+        (4096, 8.0)
+    ]
+    assert parts[0].num_unique <= 255
 
 
 def test_it_prints_itself(tiny_tflite, small_model_path):

@@ -2,8 +2,10 @@ import itertools
 
 import pytest
 from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies
 
+from kdtf.evaluation.labels import crosses
 from kdtf.evaluation.labels import is_far
 from kdtf.evaluation.labels import nearest_in
 from kdtf.evaluation.labels import overlap
@@ -29,6 +31,7 @@ def test_the_same_point_twice_gets_two_places():
     assert overlap(first, second) == 0
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     strategies.lists(
         strategies.tuples(
@@ -44,6 +47,34 @@ def test_names_of_a_few_points_never_overlap(points):
         assert overlap(first, second) < 1e-3
     for box in boxes:
         assert overlap(box, BOUNDS) == pytest.approx(70 * 12)
+
+
+def test_a_line_to_a_far_name_crosses_no_name():
+    """Four points in a heap: a name must go far."""
+    points = [(100.0 + 4 * i, 100.0) for i in range(4)]
+    boxes = place_labels(points, [(60.0, 12.0)] * 4, BOUNDS)
+    far = [
+        pair for pair in zip(points, boxes, strict=True) if is_far(*pair[::-1])
+    ]
+    assert far
+    for point, own in far:
+        line = (point, nearest_in(own, point))
+        assert not any(crosses(line, box) for box in boxes if box != own)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (((0, 3), (9, 3)), True),
+        (((3, 9), (3, 0)), True),
+        (((0, 0), (1, 1)), False),
+        (((0, 2), (9, 2)), False),
+        (((3, 3), (9, 9)), True),
+        (((0, 5), (2, 9)), False),
+    ],
+)
+def test_a_line_crosses_a_box_when_it_runs_inside(line, expected):
+    assert crosses(line, (2, 2, 4, 4)) is expected
 
 
 def test_more_names_than_fit_are_placed_all_the_same():

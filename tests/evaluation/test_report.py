@@ -124,17 +124,17 @@ def test_the_summary_says_what_was_gained_and_what_it_cost():
     assert summarize(comparison_of(TEACHER, STUDENT, slower, UNTIMED)) == [
         (
             "student",
-            "40.0× smaller and 4.0× faster than teacher; "
+            "40× smaller and 4× faster than teacher; "
             "accuracy 0.8000 (teacher: 0.9000).",
         ),
         (
             "slower",
-            "2.0× larger and 1.5× slower than teacher; "
+            "2× larger and 1.5× slower than teacher; "
             "accuracy 0.9500 (teacher: 0.9000).",
         ),
         (
             "<b>$x_1$ & co</b>",
-            "80.0× smaller than teacher; accuracy 0.7000 (teacher: 0.9000).",
+            "80× smaller than teacher; accuracy 0.7000 (teacher: 0.9000).",
         ),
     ]
 
@@ -157,6 +157,12 @@ def test_sizes_far_apart_stand_on_a_log_axis():
     assert not needs_log([1000, 10_000])
     assert not needs_log([0, 10_000])
     assert not needs_log([5])
+
+
+def test_a_row_of_equal_size_is_no_smaller():
+    twin = make_row("twin", 4_000_000, 8.01, 0.9)
+    ((_, sentence),) = summarize(comparison_of(TEACHER, twin))
+    assert sentence.startswith("no smaller and no faster than teacher; ")
 
 
 @pytest.mark.parametrize("num_points", [1, 2, 12])

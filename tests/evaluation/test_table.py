@@ -68,6 +68,13 @@ def test_rows_that_share_the_best_are_both_marked():
     assert make_columns(rows, DIRECTIONS)[0].best == {1, 2}
 
 
+def test_what_reads_the_same_is_marked_the_same():
+    rows = [make_row(n, s, 1.0, {}) for n, s in [("a", 1900), ("b", 1901)]]
+    rows.append(make_row("c", 5000, 1.0, {}))
+    assert make_columns(rows, {})[0].best == {0, 1}
+    assert make_columns(rows[:2], {})[0].best == frozenset()
+
+
 def test_a_metric_that_is_no_number_does_not_win():
     row = make_row("broken", 8, 1.0, {"accuracy": float("nan"), "loss": 9.0})
     columns = {c.title: c for c in make_columns((*ROWS, row), DIRECTIONS)}
