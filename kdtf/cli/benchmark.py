@@ -36,22 +36,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="timed calls of each file, in turn; default: 50",
     )
-    parser.add_argument(
-        "--data",
-        metavar="NPZ",
-        help=".npz with x (or one array per input name) and optionally y and "
-        "sample_weight",
-    )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        dest="metrics",
-        metavar="NAME",
-        help="a Keras metric, such as accuracy; needs y; may be repeated",
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the results")
-    parser.add_argument("--html", metavar="FILE", help="write a page")
+    _add_data_and_reports(parser)
     return parser
 
 
@@ -96,3 +81,22 @@ def row_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         name = pathlib.Path(text).name
         names.append(name if counts[name] == 1 else text)
     return names
+
+
+def _add_data_and_reports(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        metavar="NPZ",
+        help=".npz with x (or one array per input name) and optionally y and "
+        "sample_weight",
+    )
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        dest="metrics",
+        metavar="NAME",
+        help="a Keras metric, such as accuracy; needs y; may be repeated",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the results")
+    parser.add_argument("--html", metavar="FILE", help="write a page")
