@@ -70,15 +70,15 @@ def export_tflite(
         TypeError: `model` is no Keras model.
 
     Example:
-        >>> import keras, os, tempfile
+        >>> import keras, numpy, os, tempfile
         >>> from kdtf.litert import Runner
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        >>> model.set_weights([[[2.0], [3.0]], [0.5]])
+        >>> model.set_weights([numpy.array([[2.0], [3.0]]), numpy.array([0.5])])
         >>> path = os.path.join(tempfile.mkdtemp(), "line.tflite")
         >>> result = export_tflite(model, path)
         >>> result.operators, result.max_error < 1e-6
         ({'FULLY_CONNECTED': 1}, True)
-        >>> Runner(path)([[1.0, 1.0]])["output_0"].tolist()
+        >>> Runner(path)(numpy.array([[1.0, 1.0]]))["output_0"].tolist()
         [[5.5]]
     """
     chosen = get_target(target)

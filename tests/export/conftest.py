@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from kdtf.export import ExportError
+from kdtf.export import export_tflite
+
 
 @pytest.fixture
 def images(batch):
@@ -26,6 +29,19 @@ def untouched(older):
         names = [path.name for path in older.parent.iterdir()]
         assert names == ["model.tflite"]
         assert older.read_bytes() == b"an older, good file"
+
+    return check
+
+
+@pytest.fixture
+def refuses(older, untouched):
+    """Exports over an older file and asks for a certain refusal."""
+
+    def check(model, message, **arguments):
+        with pytest.raises(ExportError, match=message) as caught:
+            export_tflite(model, older, **arguments)
+        untouched()
+        return caught.value
 
     return check
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -10,29 +11,37 @@ from kdtf.export import ExportError
 from kdtf.export import export_tflite
 from kdtf.export.worker import run_isolated
 
-
-@pytest.fixture
-def file(tiny_cnn, tmp_path):
-    return export_tflite(tiny_cnn, tmp_path / "cnn.tflite").path
+KERNEL = np.array([[1.0, 0.0], [2.0, 3.0]], "float32")
+ROWS = np.array([[1, 1], [0, 2], [-1, 4]], "float32")
 
 
-def test_outputs_come_back_by_name(tiny_cnn, file, images):
-    outcome = run_isolated(file, {"image": images})
-    expected = np.asarray(tiny_cnn(images))
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A Dense layer that multiplies by `KERNEL`."""
+    model = keras.Sequential(
+        [keras.Input((2,), name="x"), keras.layers.Dense(2)]
+    )
+    model.set_weights([KERNEL, np.zeros(2)])
+    path = tmp_path_factory.mktemp("worker") / "dense.tflite"
+    return export_tflite(model, path).path
+
+
+def test_outputs_come_back_by_name(file):
+    outcome = run_isolated(file, {"x": ROWS})
     assert list(outcome.outputs) == ["output_0"]
-    np.testing.assert_allclose(outcome.outputs["output_0"], expected, atol=1e-6)
+    np.testing.assert_allclose(outcome.outputs["output_0"], ROWS @ KERNEL)
     assert outcome.latency_ms is None
 
 
-def test_a_baseline_is_timed_in_turn(file, images):
-    outcome = run_isolated(file, {"image": images}, baseline=file)
+def test_a_baseline_is_timed_in_turn(file):
+    outcome = run_isolated(file, {"x": ROWS}, baseline=file)
     # The same file twice: the best of 15 runs differ by noise alone.
     assert 0.05 < outcome.latency_ms / outcome.baseline_latency_ms < 20
 
 
-def test_the_runtimes_words_are_passed_on(file, images):
-    with pytest.raises(ExportError, match="ended with code 1.*'image'"):
-        run_isolated(file, {"picture": images})
+def test_the_runtimes_words_are_passed_on(file):
+    with pytest.raises(ExportError, match="ended with code 1.*'x'"):
+        run_isolated(file, {"picture": ROWS})
 
 
 def test_the_process_starts_without_tensorflow():
