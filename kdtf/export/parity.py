@@ -14,6 +14,7 @@ class Parity:
     Args:
         per_sample_error: Largest absolute error of each sample.
         max_error: The largest of them.
+        output_errors: Largest absolute error of each output.
         mean_error: Mean absolute error over all values.
         sqnr_db: Signal-to-quantization-noise ratio of each output, in
             decibels; infinite if they are equal.
@@ -24,6 +25,7 @@ class Parity:
 
     per_sample_error: tuple[float, ...]
     max_error: float
+    output_errors: dict[str, float]
     mean_error: float
     sqnr_db: dict[str, float]
     argmax_agreement: float | None
@@ -47,15 +49,19 @@ def compare(
         >>> round(compare(right, near).sqnr_db["y"], 4)
         20.0
     """
-    differences = [
-        np.abs(_rows(outputs[name]) - _rows(value))
+    differences = {
+        name: np.abs(_rows(outputs[name]) - _rows(value))
         for name, value in reference.items()
-    ]
-    joined = np.concatenate(differences, axis=1)
+    }
+    joined = np.concatenate(list(differences.values()), axis=1)
     per_sample = joined.max(axis=1, initial=0.0)
     return Parity(
         per_sample_error=tuple(float(error) for error in per_sample),
         max_error=float(per_sample.max()),
+        output_errors={
+            name: float(difference.max(initial=0.0))
+            for name, difference in differences.items()
+        },
         mean_error=float(joined.mean()),
         sqnr_db={
             name: sqnr_db(value, outputs[name])

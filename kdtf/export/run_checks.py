@@ -56,7 +56,7 @@ def check_outputs_agree(evidence: RunEvidence) -> str | None:
         name: sqnr
         for name, sqnr in evidence.parity.sqnr_db.items()
         if not sqnr >= limit
-        and evidence.parity.max_error
+        and evidence.parity.output_errors[name]
         > max(2.01 * evidence.steps.get(name, 0.0), 1e-6)
     }
     if not bad:

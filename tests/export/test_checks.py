@@ -211,6 +211,15 @@ def test_what_float_cannot_tell_from_zero_passes():
     assert run_checks.check_outputs_agree(ran([[0.0]], [[1e-7]])) is None
 
 
+def test_an_output_is_not_blamed_for_anothers_error():
+    reference = {"zero": np.zeros((1, 1)), "large": np.full((1, 1), 100.0)}
+    outputs = {"zero": np.full((1, 1), 1e-8), "large": np.full((1, 1), 100.001)}
+    found = ran([[1.0]], [[1.0]], mode=None)
+    parity = compare(reference, outputs)
+    found = dataclasses.replace(found, outputs=outputs, parity=parity)
+    assert run_checks.check_outputs_agree(found) is None
+
+
 def test_unusual_noise_is_a_warning():
     assert run_checks.warn_of_noise(ran([[1.0]], [[0.95]])) is None
     warning = run_checks.warn_of_noise(ran([[1.0]], [[0.8]]))

@@ -15,6 +15,7 @@ def test_errors_per_sample_over_all_outputs():
     parity = compare(reference, outputs)
     np.testing.assert_allclose(parity.per_sample_error, [0.5, 0.1])
     assert parity.max_error == 0.5
+    assert parity.output_errors == pytest.approx({"a": 0.5, "b": 0.1})
     assert parity.mean_error == pytest.approx(0.6 / 6)
     assert parity.argmax_agreement is None
     # Signal (1 + 4 + 9 + 16) / 4 over noise 0.25 / 4, and 1 over 0.01 / 2.
