@@ -93,7 +93,8 @@ class Runner:
         }
         chunks = list(_chunks(arrays, self.input_specs))
         results = [self._run(chunk) for chunk in chunks]
-        if len(results) == 1:
+        if chunks[0] is arrays:
+            # They fit as they are; the first axis need not be a batch.
             return results[0]
         num_rows = len(next(iter(arrays.values())))
         return {

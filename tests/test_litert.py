@@ -91,6 +91,16 @@ def test_any_number_of_rows_is_run(folder, rows, name):
     assert outputs["y"].shape == (5, 3)
 
 
+def test_fewer_rows_than_the_files_batch_give_as_many_back(folder, rows):
+    path = folder / "batch_of_three.tflite"
+    path.write_bytes(_convert([_dense(batch=3)]))
+    for count in (1, 2, 3, 4):
+        outputs = Runner(path)(rows[:count])
+        np.testing.assert_allclose(
+            *outputs.values(), rows[:count] @ KERNEL, rtol=1e-6
+        )
+
+
 def test_one_row_equals_the_formula(folder):
     outputs = Runner(folder / "dense.tflite")({"x": np.array([[1.0, 2.0]])})
     assert outputs["y"].tolist() == [[1.0, -8.0, 18.0]]

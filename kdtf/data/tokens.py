@@ -17,14 +17,16 @@ def train_tokenizer(text: str, *, vocabulary_size: int) -> Any:
 
     Args:
         text: What to learn the pieces from.
-        vocabulary_size: Number of tokens, at least 257: the 256 bytes and the
-            end-of-text token. The result has fewer if `text` is short.
+        vocabulary_size: Number of tokens, at least 258: the 256 bytes, the
+            end-of-text token and one merged pair. The result has fewer if
+            `text` is short.
 
     Returns:
         A `keras_nlp.models.GPT2Tokenizer`.
 
     Raises:
-        ValueError: `vocabulary_size` is below 257.
+        ValueError: `vocabulary_size` is below 258, or `text` has no two
+            characters that follow each other twice.
 
     Example:
         >>> tokenizer = train_tokenizer("the cat, the hat", vocabulary_size=260)
@@ -35,10 +37,11 @@ def train_tokenizer(text: str, *, vocabulary_size: int) -> Any:
         Sennrich et al. 2016, https://arxiv.org/abs/1508.07909; byte level:
         Radford et al. 2019 (GPT-2), section 2.2
     """
-    if vocabulary_size < 257:
+    if vocabulary_size < 258:
         raise ValueError(
-            "`vocabulary_size` must be at least 257: 256 bytes and the end of "
-            f"text. Received: vocabulary_size={vocabulary_size}."
+            "`vocabulary_size` must be at least 258: 256 bytes, the end of "
+            "text and one merged pair. Received: vocabulary_size="
+            f"{vocabulary_size}."
         )
     import keras_nlp
     import tokenizers
@@ -55,6 +58,11 @@ def train_tokenizer(text: str, *, vocabulary_size: int) -> Any:
     bpe.train_from_iterator(text.splitlines(keepends=True), trainer)
     # The only public way to the merges is the tokenizer's own JSON.
     merges = _merges_of(bpe)
+    if not merges:
+        raise ValueError(
+            "`text` must have pairs of characters that occur again: there is "
+            f"nothing to merge. Received: text={text[:40]!r}. Train on more."
+        )
     return keras_nlp.models.GPT2Tokenizer(
         vocabulary=bpe.get_vocab(), merges=merges
     )

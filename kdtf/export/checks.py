@@ -70,7 +70,7 @@ def check_variables_are_frozen(evidence: Evidence) -> str | None:
     return (
         "the weights are not in the file: they are still variables "
         f"({_listed(found)}), which start empty on the device. This is the "
-        "mark of a conversion that bypassed ExportArchive"
+        "mark of a conversion that lost track of them"
     )
 
 

@@ -1,8 +1,8 @@
 """From a Keras model to the bytes of a `.tflite` file, by TFLiteConverter.
 
 Weights survive only on certain routes: variables that are reached through a
-Keras layer's object graph alone are silently dropped. `keras.export.
-ExportArchive` keeps a flat list of them, and so does `_save_legacy`.
+Keras layer's object graph alone are silently dropped. `_save` keeps a flat
+list of all that the traced graph reads, as `keras.export.ExportArchive` does.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ from kdtf.export.interface import Interface
 from kdtf.export.interface import outputs_by_name
 from kdtf.export.quiet import quiet
 from kdtf.export.samples import Samples
-from kdtf.flavours import flavour_of
 
 SIGNATURE = "serving_default"
 # Names inside the conversion; TensorFlow mangles some of the user's own.
@@ -67,8 +66,7 @@ def traced(
         with _unrolled(model, unroll), _failures("saving"):
             function = _function(model, interface, names)
             concrete = function.get_concrete_function()
-            save = _save_legacy if _is_legacy(model) else _save
-            save(model, function, folder)
+            _save(function, concrete.graph.variables, folder)
         kernels = {
             getattr(v, "path", v.name): int(v.shape.num_elements())
             for v in concrete.graph.variables
@@ -136,10 +134,6 @@ def call(model: Any, inputs: Any) -> Any:
     return model(inputs)
 
 
-def _is_legacy(model: Any) -> bool:
-    return flavour_of(model) == "tf_keras"
-
-
 def _function(model: Any, interface: Interface, names: list[str]) -> Any:
     import tensorflow as tf
 
@@ -168,20 +162,12 @@ def _widen(value: Any) -> Any:
     return tf.cast(value, tf.float32) if value.dtype in halves else value
 
 
-def _save(model: Any, function: Any, folder: str) -> None:
-    import keras
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint(SIGNATURE, function)
-    archive.write_out(folder, verbose=False)
-
-
-def _save_legacy(model: Any, function: Any, folder: str) -> None:
+def _save(function: Any, variables: Any, folder: str) -> None:
     import tensorflow as tf
 
+    # Not the model itself: its tokenizer's tables would come along.
     module = tf.Module()
-    module.flat_variables = list(model.variables)
+    module.flat_variables = list(variables)
     module.serve = function
     tf.saved_model.save(module, folder, signatures={SIGNATURE: function})
 

@@ -1,6 +1,7 @@
 """Keeps the converter's chatter out of the user's terminal."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ _LOGGERS = ("tensorflow", "absl")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[Callable[[], str]]:
-    """Catches what C++ and the loggers write to stderr during the block.
+    """Catches what C++, loggers and progress bars write to stderr.
 
     TensorFlow's C++ side can be silenced only by the environment, and only
     before it is imported; so its file descriptor is turned aside for a while.
@@ -22,8 +23,11 @@ def quiet() -> Iterator[Callable[[], str]]:
     Yields:
         A function that gives the text caught so far, for error messages.
     """
+    bars = io.StringIO()
     with (
         tempfile.TemporaryFile() as caught,
+        # Python's stream need not be the descriptor: notebooks have their own.
+        contextlib.redirect_stderr(bars),
         _levels_raised(),
         _stderr_to(caught.fileno()),
         warnings.catch_warnings(),
@@ -35,7 +39,7 @@ def quiet() -> Iterator[Callable[[], str]]:
 
         def text() -> str:
             caught.seek(0)
-            return caught.read().decode(errors="replace")
+            return caught.read().decode(errors="replace") + bars.getvalue()
 
         yield text
 

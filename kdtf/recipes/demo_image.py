@@ -35,7 +35,7 @@ class ImageSettings:
     batch_size: int = 32
     learning_rate: float = 5e-3
     alpha: float = 0.1
-    temperature: float = 4.0
+    temperature: float = 8.0
 
 
 def run_image_demo(
@@ -141,17 +141,21 @@ def build_teacher() -> Any:
 def build_student() -> Any:
     """Gives a CNN of about 1,000 parameters with microcontroller operators."""
     layers = keras.layers
-    return keras.Sequential(
-        [
-            keras.Input((8, 8, 1), name="image"),
-            layers.Conv2D(8, 3, strides=2, padding="same", activation="relu"),
-            layers.DepthwiseConv2D(3, padding="same", activation="relu"),
-            layers.Conv2D(16, 1, activation="relu"),
-            layers.GlobalAveragePooling2D(),
-            layers.Dense(10),
-        ],
-        name="student",
-    )
+    blocks = [
+        layers.Conv2D(8, 3, padding="same", use_bias=False),
+        layers.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False),
+        layers.Conv2D(16, 1, use_bias=False),
+        layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        layers.Conv2D(16, 1, use_bias=False),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 1), name="image")])
+    for convolution in blocks:
+        model.add(convolution)
+        model.add(layers.BatchNormalization())
+        model.add(layers.ReLU())
+    model.add(layers.GlobalAveragePooling2D())
+    model.add(layers.Dense(10))
+    return model
 
 
 def _fit(model: Any, train: Any, settings: ImageSettings, passes: int) -> None:

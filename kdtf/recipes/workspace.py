@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -71,9 +72,11 @@ class Workspace:
         path = self.folder / f"{name}.keras"
         if self._is_current(path, settings):
             self.console.print(f"[dim]{title}: reusing {path}[/dim]")
-            return keras.saving.load_model(path, compile=False)
+            return _load(path)
         self.console.rule(title, align="left")
         model = make()
+        # Finished: an optimizer would triple the file.
+        model.compile(optimizer=None, loss=None)
         with atomic_path(path) as temporary:
             model.save(temporary)
         self._record(path, settings)
@@ -113,6 +116,13 @@ class Workspace:
                 f"{path} is damaged: it is not the JSON that was written. "
                 f"Received: {error}. Delete it to make all stages again."
             ) from error
+
+
+def _load(path: pathlib.Path) -> Any:
+    with warnings.catch_warnings():
+        # keras-nlp models compile themselves and then miss their optimizer.
+        warnings.filterwarnings("ignore", message="Skipping variable loading")
+        return keras.saving.load_model(path, compile=False)
 
 
 def _plain(settings: dict[str, Any]) -> Any:

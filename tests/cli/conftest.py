@@ -5,13 +5,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    """Instead of the suite's own, which clears Keras: 0.3 s a test."""
-    keras.utils.set_random_seed(0)
-    return 0
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """A folder with tiny.keras, tiny.tflite and data.npz."""

@@ -5,22 +5,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def seed():
-    """As the suite's own, but clears Keras once a file, below.
-
-    Clearing collects garbage, 0.3 s each time; most tests here have none.
-    """
-    keras.utils.set_random_seed(0)
-    return 0
-
-
-@pytest.fixture(autouse=True, scope="module")
-def clear():
-    yield
-    keras.backend.clear_session()
-
-
 @pytest.fixture(scope="session")
 def small_model_path(tmp_path_factory):
     """A saved model of 8x8 grey images with 4 logits."""

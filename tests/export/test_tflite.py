@@ -183,6 +183,35 @@ def test_causal_lm_embeddings_are_quantized(
     assert [tensor.dtype for tensor in tables] == ["INT8"]
 
 
+def test_a_language_model_with_its_tokenizer_exports(tmp_path):
+    import keras_nlp
+
+    import kdtf.data
+
+    # The tokenizer's lookup tables are no part of the graph, and no operator
+    # of LiteRT: they must stay behind.
+    tokenizer = kdtf.data.train_tokenizer("the cat " * 9, vocabulary_size=262)
+    backbone = keras_nlp.models.GPT2Backbone(
+        vocabulary_size=262,
+        num_layers=1,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=6,
+    )
+    model = keras_nlp.models.GPT2CausalLM(
+        backbone,
+        preprocessor=keras_nlp.models.GPT2CausalLMPreprocessor(
+            tokenizer, sequence_length=6
+        ),
+    )
+    ids = np.ones((2, 6), "int32")
+    samples = {"token_ids": ids, "padding_mask": ids}
+    result = export_tflite(model, tmp_path / "lm.tflite", verify_data=samples)
+    assert result.max_error < 1e-4
+    assert not [name for name in result.operators if "Hash" in name]
+
+
 def test_text_classifier_exports_with_its_own_names(token_ids, tmp_path):
     import keras_nlp
 

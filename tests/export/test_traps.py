@@ -27,11 +27,11 @@ def legacy_file(model, **changes):
 
 
 def test_t1_variables_left_outside(tiny_cnn, refuses, monkeypatch):
-    def save(model, function, folder):
+    def save(function, variables, folder):
         import tensorflow as tf
 
         signatures = {converter.SIGNATURE: function}
-        tf.saved_model.save(model, folder, signatures=signatures)
+        tf.saved_model.save(tiny_cnn, folder, signatures=signatures)
 
     monkeypatch.setattr(converter, "_save", save)
     refuses(tiny_cnn, "weights are not in the file.*VAR_HANDLE")
