@@ -1,6 +1,6 @@
 """What a model costs and what it can do: size, latency and quality."""
 
-from kdtf.evaluation.compare import compare
+from kdtf.evaluation.side_by_side import compare
 from kdtf.evaluation.comparison import Comparison
 from kdtf.evaluation.inspection import Inspection
 from kdtf.evaluation.inspection import inspect_model
