@@ -24,11 +24,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         FileNotFoundError: The block wrote nothing.
 
     Example:
-        >>> import os, tempfile
-        >>> target = os.path.join(tempfile.mkdtemp(), "a.txt")
+        >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic_path(target) as temporary:
         ...     _ = temporary.write_text("whole")
-        >>> open(target).read()
+        >>> target.read_text()
         'whole'
     """
     target = pathlib.Path(path)
