@@ -57,9 +57,8 @@ def kl_divergence(
     Reference:
         Hinton et al. 2015, https://arxiv.org/abs/1503.02531 (section 2)
     """
-    teacher = _log_softmax(teacher_logits, temperature)
-    student = _log_softmax(student_logits, temperature)
-    return temperature**2 * _kl(teacher, student)
+    teacher, student = _soften(teacher_logits, student_logits, temperature)
+    return temperature**2 * _softmax_kl(teacher, student)
 
 
 def reverse_kl_divergence(
@@ -86,9 +85,8 @@ def reverse_kl_divergence(
     Reference:
         Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543 (equation 1)
     """
-    teacher = _log_softmax(teacher_logits, temperature)
-    student = _log_softmax(student_logits, temperature)
-    return temperature**2 * _kl(student, teacher)
+    teacher, student = _soften(teacher_logits, student_logits, temperature)
+    return temperature**2 * _softmax_kl(student, teacher)
 
 
 def jensen_shannon_divergence(
@@ -127,8 +125,10 @@ def jensen_shannon_divergence(
         Agarwal et al. 2023 (GKD), https://arxiv.org/abs/2306.13649 (section 2)
     """
     _check_beta(beta)
-    teacher = _log_softmax(teacher_logits, temperature)
-    student = _log_softmax(student_logits, temperature)
+    teacher, student = (
+        ops.log_softmax(logits, axis=-1)
+        for logits in _soften(teacher_logits, student_logits, temperature)
+    )
     mixture = ops.logaddexp(
         teacher + ops.log(beta), student + ops.log(1.0 - beta)
     )
@@ -306,8 +306,34 @@ def per_sample(
     return ops.mean(values, axis=-1)
 
 
-def _log_softmax(logits: Any, temperature: Any) -> Any:
-    return ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+def _soften(teacher: Any, student: Any, temperature: Any) -> tuple[Any, Any]:
+    """Returns both logits in float32, divided by the temperature."""
+    return (
+        ops.cast(teacher, "float32") / temperature,
+        ops.cast(student, "float32") / temperature,
+    )
+
+
+@ops.custom_gradient
+def _softmax_kl(p_logits: Any, q_logits: Any) -> Any:
+    """Returns KL(softmax(p) || softmax(q)) over the last axis.
+
+    With its gradient written out: differentiating it step by step takes a
+    fifth longer at a language model's vocabulary, and gives nan for classes
+    masked with -inf.
+    """
+    log_p = ops.log_softmax(p_logits, axis=-1)
+    log_q = ops.log_softmax(q_logits, axis=-1)
+    p = ops.exp(log_p)
+    value = _kl(log_p, log_q)
+
+    def gradient(upstream: Any) -> tuple[Any, Any]:
+        upstream = ops.expand_dims(upstream, -1)
+        surprise = ops.where(p == 0, 0.0, log_p - log_q)
+        by_p = p * (surprise - ops.expand_dims(value, -1))
+        return upstream * by_p, upstream * (ops.exp(log_q) - p)
+
+    return value, gradient
 
 
 def _kl(log_p: Any, log_q: Any) -> Any:

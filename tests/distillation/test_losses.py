@@ -154,6 +154,40 @@ def test_gradient_is_t_times_the_difference_of_softened_outputs(rng):
     )
 
 
+@pytest.mark.parametrize("loss", KL_HEADS)
+def test_gradients_equal_finite_differences(loss, rng):
+    import tensorflow as tf
+
+    teacher, student = rng.normal(size=(2, 3, 5)).astype("float32")
+    t, s = tf.Variable(teacher), tf.Variable(student)
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(loss(t, s, temperature=2.0))
+    found = tape.gradient(total, [t, s])
+    name = next(n for n, f in losses.LOSSES.items() if f is loss)
+    for which in (0, 1):
+        expected = np.zeros((3, 5))
+        for index in np.ndindex(3, 5):
+            ends = []
+            for step in (1e-5, -1e-5):
+                pair = [teacher.astype("float64"), student.astype("float64")]
+                pair[which][index] += step
+                ends.append(NUMPY[name](*pair, 2.0).sum())
+            expected[index] = (ends[0] - ends[1]) / 2e-5
+        np.testing.assert_allclose(found[which], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", KL_HEADS[:2])
+def test_gradient_at_a_masked_class_is_zero_and_not_nan(loss):
+    import tensorflow as tf
+
+    t = tf.Variable([[1.0, 0.0, -np.inf]])
+    s = tf.Variable([[0.0, 2.0, -np.inf]])
+    with tf.GradientTape() as tape:
+        total = loss(t, s)
+    for gradient in tape.gradient(total, [t, s]):
+        assert np.isfinite(gradient).all() and float(gradient[0, 2]) == 0.0
+
+
 def test_jensen_shannon_tends_to_the_two_kls(rng):
     teacher, student = rng.normal(size=(2, 4, 6)).astype("float32")
     near_zero = losses.jensen_shannon_divergence(teacher, student, beta=1e-3)
