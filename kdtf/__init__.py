@@ -48,11 +48,16 @@ _HOMES = {
     "export_tflite": "kdtf.export",
 }
 
+# Folders and modules that users reach as `kdtf.data` and so on.
+_ROOMS = ("data", "distillation", "evaluation", "export", "schedules")
+
 check_backend()
 
 
 def __getattr__(name: str) -> Any:
     """Loads the module a public name lives in, on first use."""
+    if name in _ROOMS:
+        return importlib.import_module(f"kdtf.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'kdtf' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
