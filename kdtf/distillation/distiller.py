@@ -180,7 +180,8 @@ class Distiller(keras.Model):
         """Compiles a loaded Distiller as the saved one was compiled."""
         settings = keras.saving.deserialize_keras_object(config)
         self.compile(**settings)
-        self.optimizer.build(self.trainable_variables)
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs for `inputs`."""

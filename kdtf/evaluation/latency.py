@@ -1,7 +1,6 @@
 """How long one call takes, measured so that noise hits every model alike."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -26,36 +25,6 @@ class Latency:
     num_runs: int
     num_threads: int
     batch_size: int = 1
-
-
-def percentile(values: Sequence[float], q: float) -> float:
-    """Gives the value below which `q` percent of the values lie.
-
-    Between two ranks it interpolates linearly, as NumPy's default does.
-
-    Args:
-        values: At least one number, in any order.
-        q: In [0, 100].
-
-    Raises:
-        ValueError: No values, a nan among them, or `q` outside [0, 100].
-
-    Example:
-        >>> percentile([4.0, 1.0, 3.0, 2.0], 50)
-        2.5
-    """
-    if not values or any(math.isnan(value) for value in values):
-        raise ValueError(
-            "`values` must hold at least one number, and no nan. Received: "
-            f"values={list(values)[:5]}."
-        )
-    if not 0 <= q <= 100:
-        raise ValueError(f"`q` must be in [0, 100]. Received: q={q}.")
-    ordered = sorted(values)
-    rank = (len(ordered) - 1) * q / 100
-    low = math.floor(rank)
-    high = math.ceil(rank)
-    return ordered[low] + (ordered[high] - ordered[low]) * (rank - low)
 
 
 def time_interleaved(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import rich.console
 
 from kdtf.evaluation.batches import Batch
@@ -16,7 +17,6 @@ from kdtf.evaluation.batches import iterate_batches
 from kdtf.evaluation.comparison import Comparison
 from kdtf.evaluation.environment import describe_environment
 from kdtf.evaluation.latency import Latency
-from kdtf.evaluation.latency import percentile
 from kdtf.evaluation.latency import time_interleaved
 from kdtf.evaluation.metrics import check_metrics
 from kdtf.evaluation.metrics import metric_direction
@@ -171,8 +171,8 @@ def _latencies(
     times = time_interleaved(list(calls.values()), num_runs=num_runs)
     latencies = {
         name: Latency(
-            p50_ms=percentile(own, 50),
-            p90_ms=percentile(own, 90),
+            p50_ms=float(np.percentile(own, 50)),
+            p90_ms=float(np.percentile(own, 90)),
             num_runs=num_runs,
             num_threads=num_threads,
             batch_size=batch_size_of(runners[name]),

@@ -1,15 +1,17 @@
 """The image demo: handwritten digits, for a phone and a microcontroller."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from kdtf.data import digits
-from kdtf.distillation import Distiller
 from kdtf.evaluation import compare
 from kdtf.export import export_tflite
+from kdtf.recipes.trio import Role
+from kdtf.recipes.trio import train_trio
 from kdtf.recipes.workspace import Workspace
 
 __all__ = ["run_image_demo"]
@@ -57,12 +59,7 @@ def run_image_demo(
             settings, teacher_passes=1, student_passes=1
         )
     train, test = digits()
-    teacher = _teacher(workspace, settings, train)
-    models = {
-        "teacher": teacher,
-        "student alone": _student(workspace, settings, train, None),
-        "student distilled": _student(workspace, settings, train, teacher),
-    }
+    models = _train(workspace, settings, train)
     results = _export(workspace, models["student distilled"], train[0], test[0])
     rows = models | {name: result.path for name, result in results.items()}
     workspace.console.rule("Comparison on held-out digits", align="left")
@@ -74,41 +71,25 @@ def run_image_demo(
     }
 
 
-def _teacher(workspace: Workspace, settings: ImageSettings, train: Any) -> Any:
-    def make() -> Any:
-        keras.utils.set_random_seed(settings.seed)
-        model = build_teacher()
-        _fit(model, train, settings, passes=settings.teacher_passes)
-        return model
+def _train(
+    workspace: Workspace, settings: ImageSettings, train: Any
+) -> dict[str, Any]:
+    def role(build: Callable[[], Any], passes: int, title: str) -> Role:
+        return Role(
+            build=build,
+            fit=lambda model: _fit(model, train, settings, passes),
+            title=title,
+        )
 
-    title = "Teacher: a CNN that sees shifted and turned digits"
-    kept = dataclasses.asdict(settings) | {"model": "teacher"}
-    return workspace.model("teacher", settings=kept, make=make, title=title)
-
-
-def _student(
-    workspace: Workspace, settings: ImageSettings, train: Any, teacher: Any
-) -> Any:
-    def make() -> Any:
-        # The same seed for both: same initial weights, same batches.
-        keras.utils.set_random_seed(settings.seed + 1)
-        student = build_student()
-        learner = student
-        if teacher is not None:
-            learner = Distiller(
-                teacher,
-                student,
-                alpha=settings.alpha,
-                temperature=settings.temperature,
-            )
-        _fit(learner, train, settings, passes=settings.student_passes)
-        return student
-
-    how = "alone" if teacher is None else "distilled"
-    kept = dataclasses.asdict(settings) | {"model": f"student {how}"}
-    title = f"Student, {how}: the same seed, batches and steps"
-    return workspace.model(
-        f"student-{how}", settings=kept, make=make, title=title
+    return train_trio(
+        workspace,
+        teacher=role(
+            build_teacher,
+            settings.teacher_passes,
+            "a CNN that sees shifted and turned digits",
+        ),
+        student=role(build_student, settings.student_passes, "a tiny CNN"),
+        settings=dataclasses.asdict(settings),
     )
 
 

@@ -12,10 +12,11 @@ import tensorflow as tf
 from kdtf.data import documentation_text
 from kdtf.data import token_windows
 from kdtf.data import train_tokenizer
-from kdtf.distillation import Distiller
 from kdtf.evaluation import compare
 from kdtf.export import export_tflite
 from kdtf.litert import Runner
+from kdtf.recipes.trio import Role
+from kdtf.recipes.trio import train_trio
 from kdtf.recipes.workspace import Workspace
 
 __all__ = ["run_text_demo"]
@@ -93,12 +94,7 @@ def run_text_demo(
         f"{corpus.tokenizer.vocabulary_size()} different ones",
         highlight=False,
     )
-    teacher = _teacher(workspace, settings, corpus)
-    models = {
-        "teacher": teacher,
-        "student alone": _student(workspace, settings, corpus, None),
-        "student distilled": _student(workspace, settings, corpus, teacher),
-    }
+    models = _train(workspace, settings, corpus)
     workspace.console.rule("Export, verified", align="left")
     x, y = corpus.test
     result = export_tflite(
@@ -137,69 +133,40 @@ def _read_corpus(settings: TextSettings) -> Corpus:
         token_windows(np.asarray(tokenizer(part)), length=settings.window)
         for part in text
     )
-    # Python versions differ in their documentation, and so do the models.
     digest = hashlib.sha256(train[0].tobytes()).hexdigest()
     return Corpus(tokenizer=tokenizer, train=train, test=test, digest=digest)
 
 
-def _teacher(
+def _train(
     workspace: Workspace, settings: TextSettings, corpus: Corpus
-) -> Any:
-    def make() -> Any:
-        keras.utils.set_random_seed(settings.seed)
-        model = build_model(settings, corpus, settings.teacher)
-        _fit(
-            model,
-            corpus,
-            settings,
-            epochs=settings.teacher_epochs,
-            learning_rate=settings.teacher_learning_rate,
+) -> dict[str, Any]:
+    def role(
+        sizes: tuple[int, int, int, int], epochs: int, learning_rate: float
+    ) -> Role:
+        return Role(
+            build=lambda: build_model(settings, corpus, sizes),
+            fit=lambda model: _fit(
+                model, corpus, settings, epochs, learning_rate
+            ),
+            title=f"GPT-2 style, layers: {sizes[0]}, width: {sizes[2]}",
         )
-        return _with_tokenizer(model, corpus, settings.window)
 
-    num_layers, _, width, _ = settings.teacher
-    title = f"Teacher: GPT-2 style, {num_layers} layers of width {width}"
-    kept = _kept(settings, corpus, "teacher")
-    return workspace.model("teacher", settings=kept, make=make, title=title)
-
-
-def _student(
-    workspace: Workspace, settings: TextSettings, corpus: Corpus, teacher: Any
-) -> Any:
-    def make() -> Any:
-        # The same seed for both: same initial weights, same batches.
-        keras.utils.set_random_seed(settings.seed + 1)
-        student = build_model(settings, corpus, settings.student)
-        learner = student
-        if teacher is not None:
-            learner = Distiller(
-                teacher,
-                student,
-                alpha=settings.alpha,
-                temperature=settings.temperature,
-            )
-        _fit(
-            learner,
-            corpus,
-            settings,
-            epochs=settings.student_epochs,
-            learning_rate=settings.student_learning_rate,
-        )
-        return _with_tokenizer(student, corpus, settings.window)
-
-    how = "alone" if teacher is None else "distilled"
-    title = f"Student, {how}: the same seed, batches and steps"
-    kept = _kept(settings, corpus, f"student {how}")
-    return workspace.model(
-        f"student-{how}", settings=kept, make=make, title=title
+    return train_trio(
+        workspace,
+        teacher=role(
+            settings.teacher,
+            settings.teacher_epochs,
+            settings.teacher_learning_rate,
+        ),
+        student=role(
+            settings.student,
+            settings.student_epochs,
+            settings.student_learning_rate,
+        ),
+        # Python versions differ in their documentation, and so do models.
+        settings=dataclasses.asdict(settings) | {"corpus": corpus.digest},
+        finish=lambda model: _add_tokenizer(model, corpus, settings.window),
     )
-
-
-def _kept(settings: TextSettings, corpus: Corpus, model: str) -> dict[str, Any]:
-    return dataclasses.asdict(settings) | {
-        "model": model,
-        "corpus": corpus.digest,
-    }
 
 
 def build_model(
@@ -236,7 +203,7 @@ def build_model(
     return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None)
 
 
-def _with_tokenizer(model: Any, corpus: Corpus, window: int) -> Any:
+def _add_tokenizer(model: Any, corpus: Corpus, window: int) -> None:
     """Gives the model its tokenizer, so that it generates from its file.
 
     After training: with it `fit` would take text and not tokens.
@@ -246,7 +213,6 @@ def _with_tokenizer(model: Any, corpus: Corpus, window: int) -> Any:
     model.preprocessor = keras_nlp.models.GPT2CausalLMPreprocessor(
         corpus.tokenizer, sequence_length=window
     )
-    return model
 
 
 def _inputs(token_ids: Any) -> dict[str, Any]:
@@ -261,8 +227,11 @@ def _fit(
     learning_rate: float,
 ) -> None:
     x, y = corpus.train
-    batch_size = min(settings.batch_size, len(x))
-    steps = epochs * (len(x) // batch_size)
+    per_epoch = len(x) // settings.batch_size
+    # Steps are short: several at a time take fewer trips through Python.
+    together = min(8, per_epoch)
+    per_epoch -= per_epoch % together
+    steps = epochs * per_epoch
     warmup = max(1, steps // 20)
     decay = keras.optimizers.schedules.CosineDecay(
         0.0,
@@ -276,10 +245,12 @@ def _fit(
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         # A keras-nlp model would add its own.
         weighted_metrics=[],
+        steps_per_execution=together,
     )
     data = tf.data.Dataset.from_tensor_slices((_inputs(x), y))
     data = data.shuffle(len(x), seed=settings.seed)
-    data = data.batch(batch_size, drop_remainder=True).prefetch(4)
+    data = data.batch(settings.batch_size, drop_remainder=True)
+    data = data.take(per_epoch).prefetch(together)
     model.fit(data, epochs=epochs, shuffle=False)
 
 

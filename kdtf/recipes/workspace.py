@@ -76,7 +76,8 @@ class Workspace:
         self.console.rule(title, align="left")
         model = make()
         # Finished: an optimizer would triple the file.
-        model.compile(optimizer=None, loss=None)
+        model.optimizer = None
+        model.compiled = False
         with atomic_path(path) as temporary:
             model.save(temporary)
         self._record(path, settings)

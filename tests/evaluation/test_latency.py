@@ -1,49 +1,6 @@
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies
 
-from kdtf.evaluation.latency import percentile
 from kdtf.evaluation.latency import time_interleaved
-
-
-@pytest.mark.parametrize(
-    ("q", "expected"),
-    [(0, 1.0), (25, 1.75), (50, 2.5), (90, 3.7), (100, 4.0)],
-)
-def test_percentile_interpolates_between_ranks(q, expected):
-    assert percentile([4.0, 1.0, 3.0, 2.0], q) == pytest.approx(expected)
-
-
-def test_percentile_of_one_value_is_the_value():
-    assert percentile([7.0], 0) == percentile([7.0], 90) == 7.0
-
-
-def test_percentile_of_ties_is_the_tie():
-    assert percentile([2.0, 2.0, 2.0], 90) == 2.0
-
-
-@given(
-    strategies.lists(
-        strategies.floats(-1e6, 1e6, allow_subnormal=False), min_size=1
-    ),
-    strategies.floats(0, 100),
-)
-def test_percentile_equals_numpy_s(values, q):
-    expected = np.percentile(values, q)
-    assert percentile(values, q) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("values", [[], [1.0, float("nan")]])
-def test_percentile_refuses_nothing_and_nan(values):
-    with pytest.raises(ValueError, match="at least one number, and no nan"):
-        percentile(values, 50)
-
-
-@pytest.mark.parametrize("q", [-1, 101, float("nan")])
-def test_percentile_refuses_a_q_outside(q):
-    with pytest.raises(ValueError, match="`q` must be in"):
-        percentile([1.0], q)
 
 
 class FakeMachine:

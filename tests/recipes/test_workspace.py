@@ -46,6 +46,20 @@ def test_second_run_reuses_and_says_so(tmp_path):
     assert f"The net: reusing {tmp_path / 'net.keras'}" in second.printed
 
 
+def test_a_trained_model_is_kept_without_its_optimizer(tmp_path):
+    def make():
+        model = model_of(1.0)
+        model.compile("adam", "mse")
+        model.fit(np.ones((4, 1)), np.ones((4, 1)), verbose=0)
+        return model
+
+    workspace = Workspace(tmp_path, console=rich.console.Console(quiet=True))
+    workspace.model("net", settings={}, make=make, title="The net")
+    # With Keras's own defaults, as a user loads it.
+    loaded = keras.saving.load_model(tmp_path / "net.keras")
+    assert not loaded.compiled and len(loaded.variables) == 2
+
+
 def test_other_settings_make_it_again(tmp_path):
     Visit(tmp_path, {"epochs": 3})
     again = Visit(tmp_path, {"epochs": 4}, 7.0)
