@@ -32,6 +32,24 @@ import kdtf
 from kdtf.files import atomic_path
 
 BATCH = 128
+# Way of training -> whether it has a teacher, whether images are shifted.
+WAYS = {
+    "alone": (False, False),
+    "alone jittered": (False, True),
+    "distilled": (True, False),
+    "distilled jittered": (True, True),
+}
+# Like with like, then as in the paper: the plain student is what one has.
+PAIRS = (
+    ("alone", "distilled"),
+    ("alone jittered", "distilled jittered"),
+    ("alone", "distilled jittered"),
+)
+
+
+def key(width, seed, way):
+    distil, jitter = WAYS[way]
+    return f"{width}/{seed}/{distil}/{jitter}"
 
 
 def load(folder):
@@ -135,7 +153,8 @@ def get_teacher(data, arguments):
     return keras.saving.load_model(path, compile=False)
 
 
-def run_student(teacher, data, arguments, *, width, seed, distil, jitter):
+def run_student(teacher, data, arguments, *, width, seed, way):
+    distil, jitter = WAYS[way]
     keras.utils.set_random_seed(seed)
     student = make_student(width)
     learner = student
@@ -155,36 +174,19 @@ def print_table(results, teacher_errors, arguments):
     print(f"\nteacher: {teacher_errors} errors of 10,000")
     print(
         f"students: {arguments.epochs} epochs, T={arguments.temperature:g}, "
-        f"alpha={arguments.alpha:g}, {len(arguments.seeds)} seeds"
+        f"alpha={arguments.alpha:g}, seeds {arguments.seeds}"
     )
     for width in arguments.students:
         mean = {}
-        for distil in (False, True):
-            for jitter in (False, True):
-                found = [
-                    results[f"{width}/{seed}/{distil}/{jitter}"]
-                    for seed in arguments.seeds
-                ]
-                mean[distil, jitter] = np.mean(found)
-                print(
-                    f"{width}-{width} "
-                    f"{'distilled' if distil else 'alone':10}"
-                    f"{'jittered' if jitter else 'plain':9} "
-                    f"{np.mean(found):6.1f} errors   {found}"
-                )
-        for jitter in (False, True):
-            name = "jittered" if jitter else "plain"
-            like = share(mean[False, jitter], mean[True, jitter])
-            paper = share(mean[False, False], mean[True, jitter])
-            print(
-                f"  distilled {name}: closes "
-                f"{like(teacher_errors):.0%} of the gap from alone {name}, "
-                f"{paper(teacher_errors):.0%} from alone plain"
-            )
-
-
-def share(alone, distilled):
-    return lambda teacher: (alone - distilled) / (alone - teacher)
+        for way in arguments.ways:
+            found = [results[key(width, seed, way)] for seed in arguments.seeds]
+            mean[way] = np.mean(found)
+            print(f"{width}-{width} {way:20}{mean[way]:6.1f} errors   {found}")
+        for alone, distilled in PAIRS:
+            if alone in mean and distilled in mean:
+                gap = mean[alone] - teacher_errors
+                share = (mean[alone] - mean[distilled]) / gap
+                print(f"  {distilled} closes {share:.0%} of the gap of {alone}")
 
 
 def main():
@@ -195,6 +197,9 @@ def main():
     )
     parser.add_argument("--students", type=int, nargs="+", default=[300, 800])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(WAYS), default=list(WAYS)
+    )
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--teacher-epochs", type=int, default=16)
     parser.add_argument("--temperature", type=float, default=4.0)
@@ -209,25 +214,22 @@ def main():
     results = json.loads(path.read_text()) if path.exists() else {}
     for seed in arguments.seeds:
         for width in arguments.students:
-            for distil in (False, True):
-                for jitter in (False, True):
-                    key = f"{width}/{seed}/{distil}/{jitter}"
-                    if key in results:
-                        continue
-                    start = time.perf_counter()
-                    results[key] = run_student(
-                        teacher,
-                        data,
-                        arguments,
-                        width=width,
-                        seed=seed,
-                        distil=distil,
-                        jitter=jitter,
-                    )
-                    seconds = time.perf_counter() - start
-                    print(f"{key} {results[key]} {seconds:.0f} s", flush=True)
-                    with atomic_path(path) as temporary:
-                        temporary.write_text(json.dumps(results, indent=1))
+            for way in arguments.ways:
+                name = key(width, seed, way)
+                if name in results:
+                    continue
+                start = time.perf_counter()
+                results[name] = run_student(
+                    teacher, data, arguments, width=width, seed=seed, way=way
+                )
+                seconds = time.perf_counter() - start
+                print(
+                    f"{width} seed {seed} {way}: {results[name]} errors, "
+                    f"{seconds:.0f} s",
+                    flush=True,
+                )
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps(results, indent=1))
     print_table(results, teacher_errors, arguments)
 
 
