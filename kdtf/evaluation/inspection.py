@@ -58,7 +58,11 @@ class Inspection:
         """Gives the tables as plain text."""
         buffer = io.StringIO()
         console = rich.console.Console(
-            file=buffer, width=160, color_system=None, force_terminal=False
+            file=buffer,
+            width=160,
+            color_system=None,
+            force_terminal=False,
+            force_jupyter=False,
         )
         _render(self, console)
         lines = buffer.getvalue().splitlines()

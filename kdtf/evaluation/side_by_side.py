@@ -85,7 +85,9 @@ def compare(
     examples = None if data is None else first_examples(data, _NUM_VERIFIED)
     with tempfile.TemporaryDirectory() as folder:
         # Ends before the timing: its animation is a thread that disturbs.
-        with rich.console.Console(stderr=True).status("Loading") as status:
+        with rich.console.Console(stderr=True, force_jupyter=False).status(
+            "Loading"
+        ) as status:
             subjects = []
             for index, (name, model) in enumerate(models.items()):
                 status.update(f"Loading {name}")

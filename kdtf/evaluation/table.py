@@ -26,7 +26,12 @@ def table_text(comparison: "Comparison") -> str:
     """Gives the table as plain text, the same wherever it is printed."""
     buffer = io.StringIO()
     console = rich.console.Console(
-        file=buffer, width=_TEXT_WIDTH, color_system=None, force_terminal=False
+        file=buffer,
+        width=_TEXT_WIDTH,
+        color_system=None,
+        force_terminal=False,
+        # In a notebook Rich would display it and write nothing here.
+        force_jupyter=False,
     )
     _render(comparison, console)
     lines = buffer.getvalue().splitlines()

@@ -109,6 +109,14 @@ def test_the_text_has_every_row_note_and_caption():
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
+def test_the_text_is_whole_in_a_notebook_too(monkeypatch):
+    # There Rich displays by itself, and would leave the text empty.
+    comparison = Comparison(rows=ROWS, directions=DIRECTIONS)
+    outside = table_text(comparison)
+    monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    assert table_text(comparison) == outside and "teacher" in outside
+
+
 def test_long_metric_names_break_at_underscores():
     name = "sparse_categorical_crossentropy"
     row = make_row("a", 8, 1.0, {name: 1.0})
