@@ -1,7 +1,6 @@
 """Looks into a model: what is in it, and what each part takes."""
 
 import dataclasses
-import io
 import os
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from kdtf.evaluation.size import format_bytes
 from kdtf.evaluation.size import size_of_arrays
 from kdtf.evaluation.size import size_of_file
 from kdtf.evaluation.size import size_of_model
+from kdtf.evaluation.table import plain_text
 from kdtf.flavours import flavour_of
 
 
@@ -56,17 +56,7 @@ class Inspection:
 
     def __str__(self) -> str:
         """Gives the tables as plain text."""
-        buffer = io.StringIO()
-        console = rich.console.Console(
-            file=buffer,
-            width=160,
-            color_system=None,
-            force_terminal=False,
-            force_jupyter=False,
-        )
-        _render(self, console)
-        lines = buffer.getvalue().splitlines()
-        return "\n".join(line.rstrip() for line in lines)
+        return plain_text(lambda console: _render(self, console), width=160)
 
 
 def inspect_model(model: Any) -> Inspection:

@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,16 +25,30 @@ _LEFT_OUT_FIRST = ["Zeros", "Parameters", "gzip", "p90 ms", "Agreement"]
 
 def table_text(comparison: "Comparison") -> str:
     """Gives the table as plain text, the same wherever it is printed."""
+    return plain_text(
+        lambda console: _render(comparison, console), width=_TEXT_WIDTH
+    )
+
+
+def plain_text(
+    render: Callable[[rich.console.Console], None], *, width: int
+) -> str:
+    """Gives as plain text what `render` prints to the console it is given.
+
+    Args:
+        render: Prints to a console without colours.
+        width: Columns, at the most.
+    """
     buffer = io.StringIO()
     console = rich.console.Console(
         file=buffer,
-        width=_TEXT_WIDTH,
+        width=width,
         color_system=None,
         force_terminal=False,
         # In a notebook Rich would display it and write nothing here.
         force_jupyter=False,
     )
-    _render(comparison, console)
+    render(console)
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines)
 

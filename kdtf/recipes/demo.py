@@ -61,7 +61,9 @@ def run_demo(
     comparison.to_html(page, title=title, notes=notes)
     comparison.print()
     for heading, text in notes.items():
-        console.print(f"[bold]{heading}[/bold]\n{text}\n", highlight=False)
+        console.print(heading, style="bold", markup=False)
+        # What a model writes may look like markup, and would end the demo.
+        console.print(f"{text}\n", markup=False, highlight=False)
     seconds = time.monotonic() - start
     console.print(f"Report: {page}  ({seconds:.0f} s)", highlight=False)
     return comparison
