@@ -13,11 +13,16 @@ ROOT = pathlib.Path(kdtf.__file__).parent
 BASE = {
     "_version",
     "_backend",
+    "batches",
+    "console",
+    "drawing",
     "files",
     "flavours",
     "flatbuffer",
+    "layers",
     "litert",
     "schedules",
+    "sparse_tensors",
 }
 TECHNIQUES = {"distillation", "pruning", "quantization"}
 # Room -> the rooms it may import, beside itself and the base.

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 
+from kdtf.console import format_bytes
 from kdtf.evaluation.metrics import Direction
 from kdtf.evaluation.rows import Row
-from kdtf.evaluation.size import format_bytes
 
 MISSING = "-"
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ import rich.table
 import rich.text
 
 from kdtf import litert
+from kdtf.console import format_bytes
+from kdtf.console import plain_text
 from kdtf.evaluation.loading import file_kind
 from kdtf.evaluation.loading import load_keras_model
 from kdtf.evaluation.parts import Part
@@ -20,12 +21,12 @@ from kdtf.evaluation.parts import bits_per_weight
 from kdtf.evaluation.parts import count_unique
 from kdtf.evaluation.parts import weight_parts
 from kdtf.evaluation.size import Size
-from kdtf.evaluation.size import format_bytes
 from kdtf.evaluation.size import size_of_arrays
 from kdtf.evaluation.size import size_of_file
 from kdtf.evaluation.size import size_of_model
-from kdtf.evaluation.table import plain_text
 from kdtf.flavours import flavour_of
+from kdtf.layers import own_weights
+from kdtf.layers import walk_layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,39 +86,13 @@ def inspect_model(model: Any) -> Inspection:
     return _inspect_keras(load_keras_model(model), name=os.fspath(model))
 
 
-def walk_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Gives every layer below a model with its path, each layer once.
-
-    Args:
-        model: A `keras.Model` or a `tf_keras.Model`.
-
-    Example:
-        >>> import keras
-        >>> inner = keras.Sequential([keras.layers.ReLU(name="relu")], name="a")
-        >>> [path for path, _ in walk_layers(keras.Sequential([inner]))]
-        ['a', 'a/relu']
-    """
-    seen = {id(model)}
-
-    def walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-        # Both Kerases have it; `layers` misses those in attributes.
-        for child in layer._flatten_layers(recursive=False, include_self=False):
-            if id(child) not in seen:
-                seen.add(id(child))
-                path = f"{prefix}{child.name}"
-                yield path, child
-                yield from walk(child, f"{path}/")
-
-    yield from walk(model, "")
-
-
 def _inspect_keras(model: Any, *, name: str) -> Inspection:
     flavour = flavour_of(model)
     size = size_of_model(model)
     parts = []
     num_weightless = 0
     for path, layer in [*walk_layers(model), ("", model)]:
-        weights = _own_weights(layer)
+        weights = [np.asarray(w) for w in own_weights(layer)]
         if weights:
             parts.append(_layer_part(path or "(model)", layer, weights))
         elif path:
@@ -130,13 +105,6 @@ def _inspect_keras(model: Any, *, name: str) -> Inspection:
         bits_per_weight=_mean_bits(parts),
         num_weightless=num_weightless,
     )
-
-
-def _own_weights(layer: Any) -> list[np.ndarray]:
-    """Gives the weights of a layer that none of its inner layers holds."""
-    children = layer._flatten_layers(recursive=False, include_self=False)
-    inner = {id(w) for child in children for w in child.weights}
-    return [np.asarray(w) for w in layer.weights if id(w) not in inner]
 
 
 def _layer_part(path: str, layer: Any, weights: Sequence[np.ndarray]) -> Part:

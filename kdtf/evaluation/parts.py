@@ -11,6 +11,7 @@ import numpy as np
 from kdtf.flatbuffer import buffer_size
 from kdtf.flatbuffer import dtype_name
 from kdtf.flatbuffer import read_model
+from kdtf.sparse_tensors import decode
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Part:
         dtype: What its weights are stored as; several joined with "/".
         shape: A tensor's shape, or that of a layer's largest weight.
         num_parameters: Elements.
-        num_bytes: Their bytes as stored, nothing compressed.
+        num_bytes: Their bytes as stored, nothing compressed; the index of
+            a sparse tensor counts.
         sparsity: The fraction of zeros in [0, 1]; None if not looked at.
         num_unique: Different values in the largest weight; None if not
             looked at.
@@ -130,6 +132,8 @@ def _values(model: Any, tensor: Any) -> np.ndarray | None:
         return None
     data = bytes(model.buffers[tensor.buffer].data)
     values = np.frombuffer(data, dtype)
+    if tensor.sparsity is not None:
+        values = decode(values, tensor.sparsity, tuple(tensor.shape))
     zero = getattr(tensor.quantization, "zeroPoint", None)
     if zero is None or not len(zero) or not int(zero[0]):
         return values

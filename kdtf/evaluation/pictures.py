@@ -1,28 +1,29 @@
 """Draws the report's pictures: quality against what it costs, as SVG."""
 
 import dataclasses
-import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import matplotlib.figure
 import matplotlib.ticker
 
+from kdtf.console import format_bytes
+from kdtf.drawing import ACCENT
+from kdtf.drawing import DPI
+from kdtf.drawing import INK
+from kdtf.drawing import PAPER
+from kdtf.drawing import SOFT
+from kdtf.drawing import style_axes
+from kdtf.drawing import to_svg
 from kdtf.evaluation.columns import short
 from kdtf.evaluation.labels import is_far
 from kdtf.evaluation.labels import nearest_in
 from kdtf.evaluation.labels import place_labels
 from kdtf.evaluation.metrics import Direction
-from kdtf.evaluation.size import format_bytes
 
 # Small enough that the text is still readable when a phone shrinks it.
 _WIDTH_INCHES, _HEIGHT_INCHES = 4.4, 3.4
-_DPI = 72
 _LONGEST_LABEL = 26
-_INK, _SOFT, _ACCENT = "#111111", "#777777", "#0b6e99"
-_PAPER = "#fdfdfd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,10 @@ def draw_points(names: Sequence[str], x: Axis, y: Axis) -> str:
         An `<svg>` element with its text as text, in the colours of the page.
     """
     figure = matplotlib.figure.Figure(
-        figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=_DPI, layout="constrained"
+        figsize=(_WIDTH_INCHES, _HEIGHT_INCHES), dpi=DPI, layout="constrained"
     )
     axes = figure.add_subplot()
-    _style(axes)
+    style_axes(axes)
     _scale(axes, x, y)
     front = pareto_front(x, y)
     for values in zip(x.values, y.values, front, strict=True):
@@ -66,12 +67,12 @@ def draw_points(names: Sequence[str], x: Axis, y: Axis) -> str:
             marker="o",
             zorder=4,
             markersize=7,
-            color=_ACCENT,
-            markerfacecolor=_ACCENT if values[2] else "none",
+            color=ACCENT,
+            markerfacecolor=ACCENT if values[2] else "none",
             markeredgewidth=1.5,
         )
     _write_labels(figure, axes, names, (x.values, y.values))
-    return _to_svg(figure, salt=f"{x.title}|{y.title}")
+    return to_svg(figure, salt=f"{x.title}|{y.title}")
 
 
 def pareto_front(x: Axis, y: Axis) -> list[bool]:
@@ -122,15 +123,6 @@ def _cost(value: float, better: Direction) -> float:
     return value if better == "lower" else -value
 
 
-def _style(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_SOFT)
-    axes.tick_params(colors=_INK, labelsize=9.5, color=_SOFT)
-    axes.tick_params(which="minor", labelsize=9.5, color=_SOFT)
-    axes.grid(color=_SOFT, alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
-
-
 def _scale(axes: Any, x: Axis, y: Axis) -> None:
     write = format_bytes if x.is_bytes else short
     if needs_log(x.values):
@@ -154,11 +146,9 @@ def _scale(axes: Any, x: Axis, y: Axis) -> None:
     y_hint = (
         "↓ lower is better" if y.better == "lower" else "↑ higher is better"
     )
-    axes.set_xlabel(f"{x.title}  ({x_hint})", color=_INK, fontsize=10)
+    axes.set_xlabel(f"{x.title}  ({x_hint})", color=INK, fontsize=10)
     # Above the axis, not turned along it: easier to read on a phone.
-    axes.set_title(
-        f"{y.title}  ({y_hint})", loc="left", color=_INK, fontsize=10
-    )
+    axes.set_title(f"{y.title}  ({y_hint})", loc="left", color=INK, fontsize=10)
 
 
 def _log_steps(values: Sequence[float]) -> tuple[float, ...]:
@@ -188,11 +178,11 @@ def _write_labels(
             0,
             shorten(name),
             fontsize=9.5,
-            color=_INK,
+            color=INK,
             horizontalalignment="center",
             verticalalignment="center",
             # Keeps a line that runs behind a name from striking it out.
-            bbox={"facecolor": _PAPER, "edgecolor": "none", "pad": 0.5},
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.5},
             zorder=3,
             # A name with $ in it is no formula.
             parse_math=False,
@@ -216,28 +206,4 @@ def _write_labels(
         text.set_position(back.transform(center))
         if is_far(box, pixel):
             ends = back.transform([pixel, nearest_in(box, pixel)])
-            axes.plot(*ends.T, color=_SOFT, linewidth=0.7, zorder=1)
-
-
-def _to_svg(figure: Any, *, salt: str) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    # Text stays text; ids differ between the pictures of one page.
-    options: Any = {"svg.fonttype": "none", "svg.hashsalt": salt}
-    with matplotlib.rc_context(options):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # A page holds two pictures, and an id may stand in it only once.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # The page's own colours, so that dark mode reaches the pictures.
-    for color, variable in (
-        (_INK, "var(--ink)"),
-        (_SOFT, "var(--soft)"),
-        (_ACCENT, "var(--accent)"),
-        (_PAPER, "var(--paper)"),
-    ):
-        svg = svg.replace(color, variable)
-    return svg
+            axes.plot(*ends.T, color=SOFT, linewidth=0.7, zorder=1)

@@ -10,13 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdtf.batches import Batch
+from kdtf.batches import num_examples_of
 from kdtf.evaluation.agreement import Decision
 from kdtf.evaluation.agreement import count_agreeing
 from kdtf.evaluation.agreement import decide
 from kdtf.evaluation.agreement import decision_kind
 from kdtf.evaluation.agreement import threshold_of
-from kdtf.evaluation.batches import Batch
-from kdtf.evaluation.batches import num_examples_of
 from kdtf.evaluation.metrics import check_metrics
 from kdtf.evaluation.metrics import resolve_metric
 from kdtf.evaluation.metrics import value_of

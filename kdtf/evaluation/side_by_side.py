@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import rich.console
 
-from kdtf.evaluation.batches import Batch
-from kdtf.evaluation.batches import first_examples
-from kdtf.evaluation.batches import iterate_batches
+from kdtf.batches import Batch
+from kdtf.batches import first_examples
+from kdtf.batches import iterate_batches
 from kdtf.evaluation.comparison import Comparison
 from kdtf.evaluation.environment import describe_environment
 from kdtf.evaluation.latency import Latency

@@ -110,20 +110,3 @@ def size_of_file(path: str | os.PathLike[str]) -> Size:
         size_bytes=description.size_bytes,
         gzip_size_bytes=description.gzip_size_bytes,
     )
-
-
-def format_bytes(size_bytes: float) -> str:
-    """Writes a number of bytes for people, in powers of 1000.
-
-    Example:
-        >>> [format_bytes(size) for size in (0, 999, 1234, 61_000, 5_890_000)]
-        ['0 B', '999 B', '1.23 kB', '61 kB', '5.89 MB']
-    """
-    for unit in ("B", "kB", "MB"):
-        # 999.5 would print as "1e+03".
-        if size_bytes < 999.5:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1000
-    return (
-        f"{size_bytes:.3g} GB" if size_bytes < 999.5 else f"{size_bytes:.0f} GB"
-    )

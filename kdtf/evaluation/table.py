@@ -1,8 +1,6 @@
 """The comparison as a table for terminals."""
 
-import io
 import textwrap
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from kdtf.console import plain_text
 from kdtf.evaluation.columns import Column
 from kdtf.evaluation.columns import make_columns
 from kdtf.evaluation.rows import Row
@@ -28,29 +27,6 @@ def table_text(comparison: "Comparison") -> str:
     return plain_text(
         lambda console: _render(comparison, console), width=_TEXT_WIDTH
     )
-
-
-def plain_text(
-    render: Callable[[rich.console.Console], None], *, width: int
-) -> str:
-    """Gives as plain text what `render` prints to the console it is given.
-
-    Args:
-        render: Prints to a console without colours.
-        width: Columns, at the most.
-    """
-    buffer = io.StringIO()
-    console = rich.console.Console(
-        file=buffer,
-        width=width,
-        color_system=None,
-        force_terminal=False,
-        # In a notebook Rich would display it and write nothing here.
-        force_jupyter=False,
-    )
-    render(console)
-    lines = buffer.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def print_table(comparison: "Comparison") -> None:

@@ -173,14 +173,18 @@ def _export(
     workspace: Workspace, student: Any, calibration: Any, held_out: Any
 ) -> dict[str, Any]:
     workspace.console.rule("Export, each file verified", align="left")
-    settings = {"verify_data": held_out, "representative_data": calibration}
+    variants: dict[str, dict[str, Any]] = {
+        "android float": {},
+        "android int8": {"quantize": "int8"},
+        "iot int8": {"target": "iot"},
+    }
     return {
         name: export_tflite(
-            student, workspace.folder / file, **variant, **settings
+            student,
+            workspace.folder / f"{name.replace(' ', '-')}.tflite",
+            representative_data=calibration,
+            verify_data=held_out,
+            **variant,
         )
-        for name, file, variant in (
-            ("android float", "android-float.tflite", {}),
-            ("android int8", "android-int8.tflite", {"quantize": "int8"}),
-            ("iot int8", "iot-int8.tflite", {"target": "iot"}),
-        )
+        for name, variant in variants.items()
     }

@@ -6,7 +6,6 @@ import pytest
 import tf_keras
 
 from kdtf.evaluation import inspect_model
-from kdtf.evaluation.inspection import walk_layers
 from kdtf.evaluation.parts import bits_per_weight
 from kdtf.evaluation.parts import count_unique
 
@@ -70,12 +69,6 @@ def test_nested_layers_have_paths_and_are_shown_once(tiny_transformer):
     assert any(name.count("/") >= 3 for name in names)
     total = sum(part.num_parameters for part in found.parts)
     assert total == found.size.num_parameters == tiny_transformer.count_params()
-
-
-def test_a_layer_in_two_places_is_walked_once():
-    inner = keras.layers.Dense(2, name="inner")
-    model = keras.Sequential([keras.Input((2,)), inner, inner])
-    assert [path for path, _ in walk_layers(model)].count("inner") == 1
 
 
 def test_weights_of_the_model_itself_are_shown():

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kdtf.evaluation.batches import iterate_batches
+from kdtf.batches import iterate_batches
 from kdtf.evaluation.quality import combine_weights
 from kdtf.evaluation.quality import measure_quality
 

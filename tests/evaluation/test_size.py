@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tf_keras
 
+from kdtf.console import format_bytes
 from kdtf.evaluation.size import Size
-from kdtf.evaluation.size import format_bytes
 from kdtf.evaluation.size import size_of_arrays
 from kdtf.evaluation.size import size_of_file
 from kdtf.evaluation.size import size_of_model

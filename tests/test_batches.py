@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kdtf.evaluation.batches import first_examples
-from kdtf.evaluation.batches import iterate_batches
-from kdtf.evaluation.batches import num_examples_of
+from kdtf.batches import first_examples
+from kdtf.batches import iterate_batches
+from kdtf.batches import num_examples_of
 
 
 def test_arrays_are_cut_into_batches_with_a_rest():

@@ -1,4 +1,4 @@
-"""Walks over evaluation data, whatever form it came in."""
+"""Walks over data, whatever form it came in."""
 
 import dataclasses
 from collections.abc import Iterator
