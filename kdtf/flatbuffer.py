@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kdtf.files import gzip_bytes
+from kdtf.sparse_tensors import index_bytes
 
 _IDENTIFIER = b"TFL3"
 # Bits per element of the types that a weight can have.
@@ -195,9 +196,9 @@ def dtype_name(tensor: Any) -> str:
 
 
 def buffer_size(model: Any, tensor: Any) -> int:
-    """Returns the bytes of a tensor's values in the file, 0 if none."""
+    """Returns the bytes of a tensor's values and their index, 0 if none."""
     data = model.buffers[tensor.buffer].data
-    return 0 if data is None else len(data)
+    return 0 if data is None else len(data) + index_bytes(tensor.sparsity)
 
 
 def _damaged(name: str) -> ValueError:
@@ -225,7 +226,7 @@ def _describe(
         gzip_size_bytes=gzip_bytes(content),
         num_parameters=sum(math.prod(_shape(t)) for t, _ in weights),
         num_nonzero=sum(_num_nonzero(t, data) for t, data in weights),
-        weight_bytes=sum(len(data) for _, data in weights),
+        weight_bytes=sum(buffer_size(model, t) for t, _ in weights),
         operators=dict(operators),
         operator_dtypes=dict(operator_dtypes),
         signatures=tuple(
@@ -331,8 +332,7 @@ def _max_scale(tensor: Any) -> float | None:
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None:
         return None
-    scales = [float(scale) for scale in quantization.scale]
-    return max(scales) if scales else None
+    return max(map(float, quantization.scale), default=None)
 
 
 def _zero_point(tensor: Any) -> int:

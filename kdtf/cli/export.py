@@ -30,6 +30,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="how to store the weights; default: what the target asks for",
     )
     parser.add_argument(
+        "--sparse",
+        action="store_true",
+        help="store weights that are zero in blocks sparse (1x4, int8 1x16; "
+        "layers that compute one row)",
+    )
+    parser.add_argument(
         "--data",
         metavar="FILE",
         help=".npz with real inputs (x, or one array per input name), for "
@@ -52,5 +58,6 @@ def run(args: argparse.Namespace) -> None:
         quantize=args.quantize,
         representative_data=x,
         verify_data=x,
+        sparse=args.sparse,
     )
     print(result)

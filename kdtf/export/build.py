@@ -10,6 +10,8 @@ from kdtf.export.inputs import Inputs
 from kdtf.export.interface import Interface
 from kdtf.export.quantizer import to_dynamic_int8
 from kdtf.export.signatures import name_signature
+from kdtf.export.sparsity import SparseFile
+from kdtf.export.sparsity import store_sparse
 from kdtf.export.targets import Target
 from kdtf.flatbuffer import dtype_name
 from kdtf.flatbuffer import operator_name
@@ -33,6 +35,9 @@ class Build:
         mode: How it was quantized.
         interface: The model's inputs, with fixed shapes.
         kernels: Elements of each kernel the model's graph reads, by path.
+        sparse: What of `content` is stored sparse; None if it was not asked
+            for.
+        dense: The same file before that; None likewise.
     """
 
     content: bytes
@@ -41,10 +46,17 @@ class Build:
     mode: str | None
     interface: Interface
     kernels: dict[str, int]
+    sparse: SparseFile | None = None
+    dense: bytes | None = None
 
 
 def build_file(
-    model: Any, inputs: Inputs, *, target: Target, mode: str | None
+    model: Any,
+    inputs: Inputs,
+    *,
+    target: Target,
+    mode: str | None,
+    sparse: bool = False,
 ) -> Build:
     """Returns the converted model, not yet verified.
 
@@ -53,6 +65,7 @@ def build_file(
         inputs: How it is called.
         target: The device the file is for.
         mode: How to quantize.
+        sparse: Whether weights that are zero in blocks are stored sparse.
 
     Raises:
         ExportError: A step of the conversion failed.
@@ -70,13 +83,25 @@ def build_file(
             content = floats
     names = [spec.name for spec in inputs.interface.inputs]
     outputs = traced.output_names
-    return Build(
+    build = Build(
         content=name_signature(content, names, outputs),
         baseline=name_signature(floats, names, outputs) if mode else None,
         target=target,
         mode=mode,
         interface=inputs.interface,
         kernels=traced.kernels,
+    )
+    return _with_sparse_weights(build) if sparse else build
+
+
+def _with_sparse_weights(build: Build) -> Build:
+    stored = store_sparse(build.content)
+    return dataclasses.replace(
+        build,
+        content=stored.content,
+        baseline=build.baseline or build.content,
+        sparse=stored,
+        dense=build.content,
     )
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+from kdtf.export.sparsity import SparseTensor
+from kdtf.export.sparsity import counted_reasons
 from kdtf.flatbuffer import Signature
 
 
@@ -30,6 +32,10 @@ class ExportResult:
             if the output is no table of scores.
         verified_on: Which samples the numbers come from.
         warnings: What is worth knowing, but no reason to refuse the file.
+        sparse_tensors: The weights stored sparse, with their bytes before
+            and after.
+        left_dense: Why other weights of FULLY_CONNECTED stayed dense, and
+            how many for each reason; empty if `sparse` was not asked for.
     """
 
     path: pathlib.Path
@@ -47,6 +53,8 @@ class ExportResult:
     argmax_agreement: float | None
     verified_on: str
     warnings: tuple[str, ...] = ()
+    sparse_tensors: tuple[SparseTensor, ...] = ()
+    left_dense: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         """Returns a summary of a few lines."""
@@ -56,6 +64,7 @@ class ExportResult:
             f"  target {self.target}, quantize {self.quantize or 'float32'}",
             *(_signature_lines(self.signatures)),
             f"  operators: {_counts(self.operators)}",
+            *(_sparsity_lines(self.sparse_tensors, self.left_dense)),
             f"  verified on {self.verified_on}: {self._quality()}",
             *(f"  warning: {warning}" for warning in self.warnings),
         ]
@@ -80,6 +89,19 @@ def _signature_lines(signatures: tuple[Signature, ...]) -> list[str]:
         ]
         lines.append(f"  {signature.key}({ends[0]}) -> {ends[1]}")
     return lines
+
+
+def _sparsity_lines(
+    tensors: tuple[SparseTensor, ...], left_dense: dict[str, int]
+) -> list[str]:
+    lines = [
+        f"  sparse: {tensor.name} {list(tensor.shape)}, "
+        f"{tensor.zero_share:.1%} of 1x{tensor.block} blocks zero, "
+        f"{tensor.dense_bytes:,} -> {tensor.sparse_bytes:,} bytes"
+        for tensor in tensors
+    ]
+    reasons = counted_reasons(left_dense)
+    return lines + [f"  left dense: {reason}" for reason in reasons]
 
 
 def _counts(operators: dict[str, int]) -> str:

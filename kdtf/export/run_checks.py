@@ -10,6 +10,9 @@ from kdtf.export.targets import MODES
 
 _SLOWER = 1.5
 _TIMER_NOISE_MS = 0.2
+# Sparse files are compared with a twin that differs in nothing else.
+_SPARSE_SLOWER = 1.2
+_SPARSE_NOISE_MS = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,9 @@ class RunEvidence:
         parity: Their distance from the Keras model's.
         steps: One integer step of each quantized output, as a real value.
         latency_ms: Best time of one call, or None.
-        baseline_latency_ms: The same of the float file.
+        baseline_latency_ms: The same of the float file; of the dense one if
+            the file is sparse.
+        is_sparse: Whether weights are stored sparse.
     """
 
     mode: str | None
@@ -31,6 +36,7 @@ class RunEvidence:
     steps: dict[str, float]
     latency_ms: float | None
     baseline_latency_ms: float | None
+    is_sparse: bool = False
 
 
 def check_outputs_are_finite(evidence: RunEvidence) -> str | None:
@@ -86,7 +92,7 @@ def warn_of_noise(evidence: RunEvidence) -> str | None:
 def warn_of_slowness(evidence: RunEvidence) -> str | None:
     """Tells of a quantized file that is slower than the float one."""
     after, before = evidence.latency_ms, evidence.baseline_latency_ms
-    if after is None or before is None:
+    if after is None or before is None or evidence.is_sparse:
         return None
     if after < _SLOWER * before or after - before < _TIMER_NOISE_MS:
         return None
@@ -97,6 +103,20 @@ def warn_of_slowness(evidence: RunEvidence) -> str | None:
     )
 
 
+def warn_of_slow_sparsity(evidence: RunEvidence) -> str | None:
+    """Tells of a sparse file that is slower than the dense one."""
+    after, before = evidence.latency_ms, evidence.baseline_latency_ms
+    if after is None or before is None or not evidence.is_sparse:
+        return None
+    if after < _SPARSE_SLOWER * before or after - before < _SPARSE_NOISE_MS:
+        return None
+    return (
+        f"the sparse file is slower than the dense one on this CPU: "
+        f"{after:.2f} ms against {before:.2f} ms; only its size gains. Prune "
+        "more blocks (float32 pays from about 80% on), or leave `sparse` out"
+    )
+
+
 CHECKS: tuple[Callable[[RunEvidence], str | None], ...] = (
     check_outputs_are_finite,
     check_outputs_agree,
@@ -104,6 +124,7 @@ CHECKS: tuple[Callable[[RunEvidence], str | None], ...] = (
 WARNINGS: tuple[Callable[[RunEvidence], str | None], ...] = (
     warn_of_noise,
     warn_of_slowness,
+    warn_of_slow_sparsity,
 )
 
 

@@ -54,7 +54,10 @@ def verify(
         ExportError: The file failed a check.
     """
     path.write_bytes(build.content)
-    with _baseline_file(build.baseline) as baseline:
+    with (
+        _baseline_file(build.baseline) as baseline,
+        _baseline_file(build.dense or build.baseline) as timed,
+    ):
         description = describe(path)
         evidence = checks.Evidence(
             description=description,
@@ -67,9 +70,10 @@ def verify(
             weights=constants_read_by(checks.WEIGHT_OPERATORS, description),
         )
         _refuse(check(evidence) for check in checks.CHECKS)
-        outcome = run_isolated(path, samples.arrays, baseline=baseline)
+        outcome = run_isolated(path, samples.arrays, baseline=timed)
     run = run_checks.RunEvidence(
         mode=build.mode,
+        is_sparse=build.sparse is not None,
         outputs=outcome.outputs,
         parity=compare(reference, outcome.outputs),
         steps=output_steps(build.content),
@@ -101,7 +105,7 @@ def _baseline_file(content: bytes | None) -> Iterator[pathlib.Path | None]:
     if content is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="kdtf-float-") as folder:
-        path = pathlib.Path(folder, "float.tflite")
+    with tempfile.TemporaryDirectory(prefix="kdtf-baseline-") as folder:
+        path = pathlib.Path(folder, "baseline.tflite")
         path.write_bytes(content)
         yield path
