@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from kdtf.export import ExportError
     from kdtf.export import ExportResult
     from kdtf.export import export_tflite
+    from kdtf.pruning import prune
+    from kdtf.pruning import sparsity_report
+    from kdtf.quantization import cluster
     from kdtf.schedules import ConstantSchedule
     from kdtf.schedules import CosineSchedule
+    from kdtf.schedules import OneShotSchedule
     from kdtf.schedules import PolynomialSchedule
+    from kdtf.transforms.strip import strip
 
 __all__ = [
     "Comparison",
@@ -30,10 +35,15 @@ __all__ = [
     "Distiller",
     "ExportError",
     "ExportResult",
+    "OneShotSchedule",
     "PolynomialSchedule",
     "__version__",
+    "cluster",
     "compare",
     "export_tflite",
+    "prune",
+    "sparsity_report",
+    "strip",
 ]
 
 _HOMES = {
@@ -43,13 +53,25 @@ _HOMES = {
     "Distiller": "kdtf.distillation",
     "ExportError": "kdtf.export",
     "ExportResult": "kdtf.export",
+    "OneShotSchedule": "kdtf.schedules",
     "PolynomialSchedule": "kdtf.schedules",
+    "cluster": "kdtf.quantization",
     "compare": "kdtf.evaluation",
     "export_tflite": "kdtf.export",
+    "prune": "kdtf.pruning",
+    "sparsity_report": "kdtf.pruning",
+    "strip": "kdtf.transforms.strip",
 }
 
 # Folders and modules that users reach as `kdtf.data` and so on.
-_ROOMS = ("data", "distillation", "evaluation", "export", "schedules")
+_ROOMS = (
+    "data",
+    "distillation",
+    "evaluation",
+    "export",
+    "pruning",
+    "schedules",
+)
 
 check_backend()
 

@@ -14,6 +14,7 @@ import keras
 __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
+    "OneShotSchedule",
     "PolynomialSchedule",
     "Schedule",
     "get",
@@ -71,6 +72,49 @@ class ConstantSchedule(Schedule):
         return self.value, self.value
 
 
+@keras.saving.register_keras_serializable("kdtf")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OneShotSchedule(Schedule):
+    """Jumps from 0 to `final` at one step and stays there.
+
+    Args:
+        final: The value from `step` on.
+        step: Optimizer step at which it jumps, at least 0. Defaults to 0.
+
+    Raises:
+        ValueError: `final` is not finite, or `step` is negative.
+
+    Example:
+        >>> jump = OneShotSchedule(final=0.5, step=10)
+        >>> [float(jump(step)) for step in (9, 10, 11)]
+        [0.0, 0.5, 0.5]
+    """
+
+    final: float
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the value and the step."""
+        _check_finite(final=self.final)
+        if self.step < 0:
+            raise ValueError(
+                "`step` counts optimizer steps and must be >= 0. Received: "
+                f"step={self.step}. 0 is before the first one."
+            )
+
+    def __call__(self, step: Any) -> Any:
+        """Returns 0 before the jump, then `final`."""
+        return keras.ops.where(
+            keras.ops.cast(step, "int64") >= self.step,
+            keras.ops.convert_to_tensor(self.final, "float32"),
+            keras.ops.convert_to_tensor(0.0, "float32"),
+        )
+
+    def bounds(self) -> tuple[float, float]:
+        """Returns 0 and `final`, the smaller one first."""
+        return min(0.0, self.final), max(0.0, self.final)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Ramp(Schedule):
     """Goes from `initial` to `final` between two steps, flat outside them."""
@@ -86,8 +130,8 @@ class _Ramp(Schedule):
             raise ValueError(
                 "`begin_step` must be >= 0 and `end_step` greater than it. "
                 f"Received: begin_step={self.begin_step}, "
-                f"end_step={self.end_step}. For a value that does not change "
-                "use `ConstantSchedule`."
+                f"end_step={self.end_step}. For a jump in one step use "
+                "`OneShotSchedule`, for no change `ConstantSchedule`."
             )
 
     def __call__(self, step: Any) -> Any:

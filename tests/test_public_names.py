@@ -9,10 +9,15 @@ NAMES = [
     "Distiller",
     "ExportError",
     "ExportResult",
+    "OneShotSchedule",
     "PolynomialSchedule",
     "__version__",
+    "cluster",
     "compare",
     "export_tflite",
+    "prune",
+    "sparsity_report",
+    "strip",
 ]
 
 

@@ -11,6 +11,7 @@ from kdtf import flavours
 from kdtf.distillation import checks
 from kdtf.distillation.objective import Objective
 from kdtf.distillation.teachers import accepts_training
+from kdtf.transforms import attach
 
 __all__ = ["Distiller"]
 
@@ -127,6 +128,7 @@ class Distiller(keras.Model):
             outputs=outputs,
         )
         self._student_accepts_training = accepts_training(student)
+        self._stamp: tuple[int, ...] = ()
         self._hard_tracker = keras.metrics.Mean(name="hard_loss")
         self._soft_tracker = keras.metrics.Mean(name="soft_loss")
         self.built = True
@@ -188,6 +190,17 @@ class Distiller(keras.Model):
         if self._student_accepts_training:
             return self.student(inputs, training=training)
         return self.student(inputs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Compiles the training step, anew if the student was changed since.
+
+        A step knows the masks and grids that stood on the student's weights
+        when it was compiled.
+        """
+        stamp = attach.stamp(self.student)
+        changed = stamp != self._stamp
+        self._stamp = stamp
+        return super().make_train_function(force=force or changed)
 
     def compute_loss(
         self,

@@ -1,0 +1,44 @@
+"""Pruning: weights that matter little become 0.
+
+Four questions, each answered by a pure module: which weights matter (`scores`,
+`criteria`), what goes together (`structures`), how much each kernel loses
+(`allocation`) and when (`kdtf.schedules`, `updates`).
+"""
+
+from kdtf.pruning.criteria import SNIP
+from kdtf.pruning.criteria import APoZ
+from kdtf.pruning.criteria import Criterion
+from kdtf.pruning.criteria import Magnitude
+from kdtf.pruning.criteria import MeanActivation
+from kdtf.pruning.criteria import Movement
+from kdtf.pruning.criteria import Taylor
+from kdtf.pruning.criteria import Wanda
+from kdtf.pruning.pruner import prune
+from kdtf.pruning.report import SparsityReport
+from kdtf.pruning.report import sparsity_report
+from kdtf.pruning.structures import NM
+from kdtf.pruning.structures import Block
+from kdtf.pruning.structures import PerOutput
+from kdtf.pruning.structures import Structure
+from kdtf.pruning.structures import Units
+from kdtf.pruning.structures import Unstructured
+
+__all__ = [
+    "APoZ",
+    "Block",
+    "Criterion",
+    "Magnitude",
+    "MeanActivation",
+    "Movement",
+    "NM",
+    "PerOutput",
+    "SNIP",
+    "SparsityReport",
+    "Structure",
+    "Taylor",
+    "Units",
+    "Unstructured",
+    "Wanda",
+    "prune",
+    "sparsity_report",
+]
