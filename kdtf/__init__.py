@@ -70,6 +70,7 @@ _ROOMS = (
     "evaluation",
     "export",
     "pruning",
+    "quantization",
     "schedules",
 )
 

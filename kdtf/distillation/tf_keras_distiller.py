@@ -12,6 +12,7 @@ import tf_keras
 from kdtf.distillation import checks
 from kdtf.distillation.objective import Objective
 from kdtf.distillation.teachers import accepts_training
+from kdtf.transforms.tfmot_models import fit_with_callbacks
 
 __all__ = ["TfKerasDistiller"]
 
@@ -119,6 +120,10 @@ class TfKerasDistiller(tf_keras.Model):
         """Takes the hard loss and what else `tf_keras` takes."""
         self._objective.check_compile(self.student, loss)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as in `tf_keras`, and prunes a student that tfmot wraps."""
+        return fit_with_callbacks(super().fit, self.student, *args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs for `inputs`."""

@@ -7,19 +7,19 @@ Four questions, each answered by a pure module: which weights matter (`scores`,
 
 from kdtf.pruning.criteria import SNIP
 from kdtf.pruning.criteria import APoZ
-from kdtf.pruning.criteria import Criterion
 from kdtf.pruning.criteria import Magnitude
 from kdtf.pruning.criteria import MeanActivation
 from kdtf.pruning.criteria import Movement
 from kdtf.pruning.criteria import Taylor
 from kdtf.pruning.criteria import Wanda
+from kdtf.pruning.criterion import Criterion
 from kdtf.pruning.pruner import prune
 from kdtf.pruning.report import SparsityReport
 from kdtf.pruning.report import sparsity_report
+from kdtf.pruning.structure import Structure
 from kdtf.pruning.structures import NM
 from kdtf.pruning.structures import Block
 from kdtf.pruning.structures import PerOutput
-from kdtf.pruning.structures import Structure
 from kdtf.pruning.structures import Units
 from kdtf.pruning.structures import Unstructured
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kdtf.pruning.structures import NM
+from kdtf.pruning.blocks import NM
+from kdtf.pruning.structure import Structure
 from kdtf.pruning.structures import PerOutput
-from kdtf.pruning.structures import Structure
 from kdtf.transforms.layout import Layout
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import Rules

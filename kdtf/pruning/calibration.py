@@ -325,8 +325,23 @@ def gradients(
         value = loss(batch.y, outputs, batch.sample_weight)
     found = tape.gradient(
         value,
-        [variable.value for variable in variables],
+        [_local_value(variable) for variable in variables],
         unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     # Lookups give sparse slices.
     return [ops.cast(tf.convert_to_tensor(g), "float32") for g in found]
+
+
+def _local_value(variable: Any) -> Any:
+    """Returns the `tf.Variable` that a forward pass here and now reads.
+
+    Between replicas that is the first copy of a mirrored one.
+    """
+    value = variable.value
+    strategy = getattr(value, "distribute_strategy", None)
+    if strategy is None:
+        return value
+    is_inside = tf.distribute.get_strategy() is strategy
+    if is_inside and not tf.distribute.in_cross_replica_context():
+        return value
+    return strategy.experimental_local_results(value)[0]

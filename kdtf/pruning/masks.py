@@ -18,8 +18,8 @@ from keras import ops
 
 from kdtf.pruning.allocation import Allocation
 from kdtf.pruning.calibration import Calibration
-from kdtf.pruning.criteria import Criterion
-from kdtf.pruning.structures import Structure
+from kdtf.pruning.criterion import Criterion
+from kdtf.pruning.structure import Structure
 from kdtf.pruning.updates import Updates
 from kdtf.schedules import Schedule
 from kdtf.transforms.attach import Attachment

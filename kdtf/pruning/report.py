@@ -21,6 +21,7 @@ from kdtf.drawing import style_axes
 from kdtf.drawing import to_svg
 from kdtf.files import gzip_bytes
 from kdtf.flavours import flavour_of
+from kdtf.layers import own_weights
 from kdtf.pruning.structures import STRUCTURES
 from kdtf.transforms import attach
 from kdtf.transforms.layout import Layout
@@ -149,7 +150,8 @@ def sparsity_report(model: Any) -> SparsityReport:
             "`model` must have weights. Received: "
             f"{model.name!r} without any. Build it first: call it on a batch."
         )
-    arrays = [np.asarray(weight) for weight in model.weights]
+    hidden = _wrapper_weights(model) if flavour == "tf_keras" else set()
+    arrays = [np.asarray(w) for w in model.weights if id(w) not in hidden]
     content = b"".join(array.tobytes() for array in arrays)
     notes = _notes(model)
     return SparsityReport(
@@ -157,13 +159,25 @@ def sparsity_report(model: Any) -> SparsityReport:
         kernels=tuple(
             _kernel(candidate, notes.get(id(candidate.variable), ""), flavour)
             for candidate in candidates(model)
-            if len(candidate.shape) > 1
+            if len(candidate.shape) > 1 and id(candidate.variable) not in hidden
         ),
         num_parameters=sum(array.size for array in arrays),
         num_zeros=sum(int((array == 0).sum()) for array in arrays),
         size_bytes=len(content),
         gzip_size_bytes=gzip_bytes(content),
     )
+
+
+def _wrapper_weights(model: Any) -> set[int]:
+    """Gives the ids of masks and centroids that tfmot's wrappers add."""
+    from kdtf.transforms import tfmot_models
+
+    return {
+        id(weight)
+        for wrappers in tfmot_models.wrappers(model)
+        for wrapper in wrappers
+        for weight in own_weights(wrapper)
+    }
 
 
 def _notes(model: Any) -> dict[int, str]:

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from kdtf.pruning import structures
+from kdtf.pruning.structure import count_kept
+from kdtf.pruning.structure import keep_highest
 from kdtf.pruning.structures import NM
 from kdtf.pruning.structures import Block
 from kdtf.pruning.structures import PerOutput
 from kdtf.pruning.structures import Units
 from kdtf.pruning.structures import Unstructured
-from kdtf.pruning.structures import count_kept
-from kdtf.pruning.structures import keep_highest
 from kdtf.transforms.layout import Layout
 
 DENSE = Layout(shape=(4, 3), contraction=(0,), output=(1,))

@@ -1,0 +1,95 @@
+"""Which weights must go together, and the mask that follows from scores.
+
+A structure pools a kernel's scores into blocks, `(groups, blocks)`, keeps the
+highest of each group and spreads the decision back over the kernel. Weights
+compete within a group only: unstructured pruning has one group, Wanda one for
+each output, N:M one for each M consecutive weights.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from kdtf.transforms.layout import Layout
+
+__all__ = ["Structure", "count_kept", "keep_highest"]
+
+# float32 counts whole numbers exactly up to here.
+_EXACT_COUNTS = 2**24
+
+
+def keep_highest(scores: Any, sparsity: Any) -> Any:
+    """Returns True for the highest `round(n * (1 - sparsity))` of each row.
+
+    At least one of each row is kept, and all that equal the lowest kept score,
+    as tfmot does: with ties more may be kept than asked for.
+
+    Args:
+        scores: `(groups, n)`, float32.
+        sparsity: Fraction to drop, in [0, 1); a scalar.
+
+    Returns:
+        `(groups, n)`, bool.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([[0.1, 0.4, 0.3, 0.2]], "float32")
+        >>> np.asarray(keep_highest(scores, 0.5)).tolist()
+        [[False, True, True, False]]
+    """
+    scores = ops.convert_to_tensor(scores)
+    num_kept = count_kept(int(scores.shape[-1]), sparsity)
+    ascending = ops.sort(scores, axis=-1)
+    threshold = ops.take(ascending, scores.shape[-1] - num_kept, axis=-1)
+    return scores >= ops.expand_dims(threshold, -1)
+
+
+def count_kept(size: int, sparsity: Any) -> Any:
+    """Returns how many of `size` stay: `round(size * (1 - sparsity))`, >= 1.
+
+    A half is rounded to the even number, in float32 as in tfmot.
+
+    Example:
+        >>> int(count_kept(10, 0.75)), int(count_kept(10, 0.99))
+        (2, 1)
+    """
+    dtype = "float32" if size < _EXACT_COUNTS else "float64"
+    density = 1.0 - ops.cast(sparsity, "float32")
+    kept = ops.round(ops.cast(density, dtype) * size)
+    return ops.cast(ops.maximum(kept, 1.0), "int32")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Structure:
+    """How a kernel's weights are grouped; subclasses say how."""
+
+    def check(self, layout: Layout, path: str) -> None:
+        """Refuses a kernel the structure does not fit.
+
+        Args:
+            layout: The kernel's layout.
+            path: Its path, for the message.
+
+        Raises:
+            ValueError: The kernel is too small.
+        """
+
+    def pool(self, scores: Any, layout: Layout) -> Any:
+        """Returns the score of each block, `(groups, blocks)`."""
+        raise NotImplementedError
+
+    def spread(self, kept: Any, layout: Layout) -> Any:
+        """Returns `(groups, blocks)` as a mask of the kernel's shape."""
+        raise NotImplementedError
+
+    def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
+        """Returns the mask of one kernel: True where a weight stays.
+
+        Args:
+            scores: Importance of each weight, in the kernel's shape.
+            layout: The kernel's layout.
+            sparsity: Fraction of zeros, in [0, 1); a scalar.
+        """
+        kept = keep_highest(self.pool(scores, layout), sparsity)
+        return self.spread(kept, layout)
