@@ -10,6 +10,7 @@ import tensorflow as tf
 from kdtf import schedules
 from kdtf.schedules import ConstantSchedule
 from kdtf.schedules import CosineSchedule
+from kdtf.schedules import OneShotSchedule
 from kdtf.schedules import PolynomialSchedule
 
 ALL = [
@@ -17,6 +18,7 @@ ALL = [
     PolynomialSchedule(initial=0.2, final=0.8, begin_step=5, end_step=25),
     PolynomialSchedule(final=0.5, end_step=7, power=1.0),
     CosineSchedule(initial=8.0, final=1.0, begin_step=2, end_step=12),
+    OneShotSchedule(final=0.5, step=3),
 ]
 
 
@@ -100,9 +102,19 @@ def test_tfmot_schedules_are_accepted_as_they_are(monkeypatch):
         schedules.get(broken)
 
 
+def test_one_shot_jumps_at_its_step():
+    jump = OneShotSchedule(final=0.75, step=2)
+    assert [float(jump(step)) for step in range(4)] == [0, 0, 0.75, 0.75]
+    assert jump.bounds() == (0.0, 0.75)
+    assert float(OneShotSchedule(final=0.75)(0)) == 0.75
+    assert OneShotSchedule(final=-1.0).bounds() == (-1.0, 0.0)
+
+
 def test_steps_out_of_order_are_refused():
     with pytest.raises(ValueError, match="begin_step=9, end_step=9"):
         PolynomialSchedule(final=1.0, begin_step=9, end_step=9)
+    with pytest.raises(ValueError, match="`step` counts.*step=-1"):
+        OneShotSchedule(final=1.0, step=-1)
     with pytest.raises(ValueError, match="begin_step=-1"):
         CosineSchedule(final=1.0, begin_step=-1, end_step=9)
 

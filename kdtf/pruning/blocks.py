@@ -7,6 +7,7 @@ from keras import ops
 
 from kdtf.pruning.structure import Structure
 from kdtf.pruning.structure import count_kept
+from kdtf.pruning.structure import keep_first
 from kdtf.transforms.layout import Layout
 
 __all__ = ["NM", "Block"]
@@ -173,9 +174,6 @@ class NM(Structure):
 
     def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
         """Returns the mask; while sparsity rises, more than N of M stay."""
-        pooled = self.pool(scores, layout)
         num_kept = count_kept(self.m, sparsity)
-        # A stable order, so that of equal scores the first has rank 0.
-        order = ops.argsort(-pooled, axis=-1)
-        rank = ops.argsort(order, axis=-1)
-        return self.spread(rank < num_kept, layout)
+        kept = keep_first(self.pool(scores, layout), num_kept)
+        return self.spread(kept, layout)

@@ -13,7 +13,7 @@ from keras import ops
 
 from kdtf.transforms.layout import Layout
 
-__all__ = ["Structure", "count_kept", "keep_highest"]
+__all__ = ["Structure", "count_kept", "keep_first", "keep_highest"]
 
 # float32 counts whole numbers exactly up to here.
 _EXACT_COUNTS = 2**24
@@ -43,6 +43,29 @@ def keep_highest(scores: Any, sparsity: Any) -> Any:
     ascending = ops.sort(scores, axis=-1)
     threshold = ops.take(ascending, scores.shape[-1] - num_kept, axis=-1)
     return scores >= ops.expand_dims(threshold, -1)
+
+
+def keep_first(scores: Any, num_kept: Any) -> Any:
+    """Returns True for exactly `num_kept` of each row, the highest.
+
+    Of equal scores those that come first stay.
+
+    Args:
+        scores: `(groups, n)`, float32.
+        num_kept: How many stay, a scalar.
+
+    Returns:
+        `(groups, n)`, bool.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = np.array([[1.0, 2.0, 2.0, 2.0]], "float32")
+        >>> np.asarray(keep_first(scores, 2)).tolist()
+        [[False, True, True, False]]
+    """
+    # Both sorts are stable: a score's rank counts those before it.
+    order = ops.argsort(-ops.convert_to_tensor(scores), axis=-1)
+    return ops.argsort(order, axis=-1) < num_kept
 
 
 def count_kept(size: int, sparsity: Any) -> Any:

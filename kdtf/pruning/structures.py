@@ -9,6 +9,8 @@ from keras import ops
 from kdtf.pruning.blocks import NM
 from kdtf.pruning.blocks import Block
 from kdtf.pruning.structure import Structure
+from kdtf.pruning.structure import count_kept
+from kdtf.pruning.structure import keep_first
 from kdtf.transforms.layout import Layout
 
 __all__ = [
@@ -75,8 +77,9 @@ class PerOutput(Structure):
 class Units(Structure):
     """All weights of an output unit (neuron, filter, head entry) at once.
 
-    A unit's score is the mean of its weights' scores. Its weights become 0;
-    its bias stays, and the layer keeps its size.
+    A unit's score is the mean of its weights' scores; of equal ones the first
+    stay, because counts of silent activations are often equal. The weights of
+    a unit become 0; its bias stays, and the layer keeps its size.
 
     Example:
         >>> import numpy as np
@@ -110,6 +113,12 @@ class Units(Structure):
         """Returns each unit's decision for all of its weights."""
         shape = (layout.num_inputs, layout.num_outputs)
         return layout.from_matrix(ops.broadcast_to(kept, shape))
+
+    def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
+        """Returns the mask, with exactly so many units as asked for."""
+        num_kept = count_kept(layout.num_outputs, sparsity)
+        kept = keep_first(self.pool(scores, layout), num_kept)
+        return self.spread(kept, layout)
 
 
 # LiteRT's sparse kernels read blocks along the inputs of FULLY_CONNECTED: 4

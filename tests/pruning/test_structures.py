@@ -37,6 +37,12 @@ def test_units_go_by_their_mean():
     assert mask_of(Units(), scores, layout, 1 / 3).tolist() == [[0, 1, 1]] * 2
 
 
+def test_equal_units_keep_the_first_and_the_count():
+    layout = Layout(shape=(1, 4), contraction=(0,), output=(1,))
+    scores = np.array([[0.5, 0.5, 0.0, 0.5]], "float32")
+    assert mask_of(Units(), scores, layout).tolist() == [[1, 1, 0, 0]]
+
+
 def test_blocks_go_by_the_mean_of_what_they_hold():
     # Blocks of 3 x 2 in 4 x 3: means 45/6, 18/3, 13/2 and 2.
     expected = [[1, 1, 0], [1, 1, 0], [1, 1, 0], [1, 1, 0]]
