@@ -32,9 +32,10 @@ class Wanda(MeasuredCriterion):
         """Takes the kernels of Dense, EinsumDense and convolutions."""
         return _why_not_watched(kernel)
 
-    def _measure(
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns the squared norms of the batch's inputs."""
         found: dict[int, Any] = {}
 
         def see(layer: Any, inputs: Any, outputs: Any) -> None:
@@ -47,19 +48,16 @@ class Wanda(MeasuredCriterion):
             calibration.model(batch.x, training=False)
         return _all_called(kernels, found)
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns |w| times the norms."""
         del calibration
         found = [
             scores.wanda(kernel.variable, total)
             for kernel, total in zip(kernels, totals, strict=True)
         ]
-        return found, state
+        return found
 
 
 class _ByUnit(MeasuredCriterion):
@@ -79,9 +77,10 @@ class _ByUnit(MeasuredCriterion):
         """Returns the scores in the kernel's shape."""
         raise NotImplementedError
 
-    def _measure(
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns each unit's sum and count, one after the other."""
         found: dict[int, list[Any]] = {}
         owners = {id(activation_after(k.layer)): k.layer for k in kernels}
 
@@ -100,13 +99,10 @@ class _ByUnit(MeasuredCriterion):
         pairs = _all_called(kernels, found)
         return [part for pair in pairs for part in pair]
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns the scores by unit."""
         del calibration
         found = [
             self.score(total, count, layout_of(kernel.layer, kernel.variable))
@@ -114,7 +110,7 @@ class _ByUnit(MeasuredCriterion):
                 kernels, totals[::2], totals[1::2], strict=True
             )
         ]
-        return found, state
+        return found
 
 
 class APoZ(_ByUnit):

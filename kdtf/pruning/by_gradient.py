@@ -56,24 +56,22 @@ class _ByGradient(MeasuredCriterion):
 class Taylor(_ByGradient):
     """Weights the loss hardly depends on go: mean |w * dL/dw| over batches."""
 
-    def _measure(
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns |w * dL/dw| of the batch."""
         found = self._gradients(kernels, calibration, batch)
         return [
             scores.taylor(kernel.variable, gradient)
             for kernel, gradient in zip(kernels, found, strict=True)
         ]
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns the mean over batches."""
         del kernels
-        return [total / len(calibration.batches) for total in totals], state
+        return [total / len(calibration.batches) for total in totals]
 
 
 class SNIP(_ByGradient):
@@ -82,23 +80,21 @@ class SNIP(_ByGradient):
     Meant for one shot before training, and for `allocation="global"`.
     """
 
-    def _measure(
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns the batch's gradient, as often as it has examples."""
         found = self._gradients(kernels, calibration, batch)
         # The loss is a mean over the batch; the last may be shorter.
         size = ops.shape(keras.tree.flatten(batch.x)[0])[0]
         return [ops.cast(size, "float32") * gradient for gradient in found]
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns the sensitivities under the mean gradient."""
         mean = [total / sum(calibration.sizes) for total in totals]
-        return scores.snip([k.variable for k in kernels], mean), state
+        return scores.snip([k.variable for k in kernels], mean)
 
 
 class Movement(_ByGradient):
@@ -108,29 +104,31 @@ class Movement(_ByGradient):
     data to what the former ones have found.
     """
 
-    def initial_state(self, kernels: Sequence[Candidate]) -> list[Any]:
-        """Returns zeros of the kernels' shapes."""
-        return [ops.zeros(kernel.shape, "float32") for kernel in kernels]
+    accumulates = True
 
-    def _measure(
+    def __call__(
+        self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]
+    ) -> list[Any]:
+        """Returns what was found before, and what one more pass adds."""
+        new = super().__call__(kernels, calibration, before)
+        return [old + more for old, more in zip(before, new, strict=True)]
+
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns -w * dL/dw of the batch."""
         found = self._gradients(kernels, calibration, batch)
         return [
             scores.movement(0.0, kernel.variable, gradient)
             for kernel, gradient in zip(kernels, found, strict=True)
         ]
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns the sum over batches."""
         del kernels, calibration
-        moved = [old + new for old, new in zip(state, totals, strict=True)]
-        return moved, moved
+        return totals
 
 
 class _FunctionLoss(keras.losses.Loss):

@@ -1,5 +1,6 @@
 """The criteria by name: by weight, by activation, by gradient."""
 
+import copy
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -35,14 +36,11 @@ class Magnitude(Criterion):
     """Small weights go: |w|. See `scores.magnitude`."""
 
     def __call__(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+        self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]
+    ) -> list[Any]:
         """Returns |w|."""
-        del calibration
-        return [scores.magnitude(k.variable) for k in kernels], state
+        del calibration, before
+        return [scores.magnitude(k.variable) for k in kernels]
 
 
 class Function(Criterion):
@@ -57,13 +55,10 @@ class Function(Criterion):
         self._function = function
 
     def __call__(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+        self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]
+    ) -> list[Any]:
         """Returns what the function gives."""
-        del calibration
+        del calibration, before
         found = []
         for kernel in kernels:
             value = ops.convert_to_tensor(kernel.variable)
@@ -75,7 +70,7 @@ class Function(Criterion):
                     f"for {kernel.path!r} of shape {kernel.shape}."
                 )
             found.append(score)
-        return found, state
+        return found
 
 
 CRITERIA: dict[str, type[Criterion]] = {
@@ -105,7 +100,8 @@ def get(criterion: Any) -> Criterion:
         'Wanda'
     """
     if isinstance(criterion, Criterion):
-        return criterion
+        # It takes the loss from the model it is used on: one copy for each.
+        return copy.copy(criterion)
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise ValueError(

@@ -18,11 +18,13 @@ class Criterion:
     Attributes:
         needs_data: Whether it measures the model on data.
         needs_labels: Whether the data must have labels.
+        accumulates: Whether its scores build on those of the last update.
         structure: The structure it is meant for.
     """
 
     needs_data = False
     needs_labels = False
+    accumulates = False
     structure = "unstructured"
 
     def why_not(self, kernel: Candidate) -> str | None:
@@ -37,54 +39,43 @@ class Criterion:
             ValueError: The model lacks it.
         """
 
-    def initial_state(self, kernels: Sequence[Candidate]) -> list[Any]:
-        """Returns what it remembers between updates, as arrays."""
-        del kernels
-        return []
-
     def __call__(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
-        """Returns the scores and the new state.
+        self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]
+    ) -> list[Any]:
+        """Returns each kernel's scores, in its shape, float32.
 
         Args:
             kernels: The kernels to score.
             calibration: The `Calibration`; None if it needs no data.
-            state: What the last call returned, as tensors.
+            before: The scores of the last update, zeros at first; empty if
+                it does not accumulate.
         """
         raise NotImplementedError
 
 
 class MeasuredCriterion(Criterion):
-    """Scores from what layers see of calibration data."""
+    """Scores from one pass over calibration data."""
 
     needs_data = True
 
     def __call__(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+        self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]
+    ) -> list[Any]:
         """Returns the scores after one pass over the data."""
+        del before
         totals = calibration.total(
-            lambda batch: self._measure(kernels, calibration, batch)
+            lambda batch: self.measure(kernels, calibration, batch)
         )
-        return self._finish(kernels, calibration, totals, state)
+        return self.finish(kernels, calibration, totals)
 
-    def _measure(
+    def measure(
         self, kernels: Sequence[Candidate], calibration: Any, batch: Batch
     ) -> list[Any]:
+        """Returns what a batch adds to the totals."""
         raise NotImplementedError
 
-    def _finish(
-        self,
-        kernels: Sequence[Candidate],
-        calibration: Any,
-        totals: list[Any],
-        state: list[Any],
-    ) -> tuple[list[Any], list[Any]]:
+    def finish(
+        self, kernels: Sequence[Candidate], calibration: Any, totals: list[Any]
+    ) -> list[Any]:
+        """Returns the scores that the totals of all batches make."""
         raise NotImplementedError

@@ -24,7 +24,6 @@ from kdtf.pruning.updates import Updates
 from kdtf.schedules import Schedule
 from kdtf.transforms.attach import Attachment
 from kdtf.transforms.attach import State
-from kdtf.transforms.layout import Layout
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 
@@ -51,19 +50,6 @@ class Plan:
     updates: Updates
     calibration: Calibration | None = None
 
-    def masks(
-        self,
-        kernels: Sequence[Candidate],
-        layouts: Sequence[Layout],
-        state: list[Any],
-        step: Any,
-    ) -> tuple[list[Any], list[Any]]:
-        """Returns the masks at `step` and the criterion's new state."""
-        found, state = self.criterion(kernels, self.calibration, state)
-        sparsity = self.schedule(step)
-        masks = self.allocation.masks(found, layouts, self.structure, sparsity)
-        return masks, state
-
 
 class MaskGroup:
     """The masks of kernels that are pruned together.
@@ -83,8 +69,11 @@ class MaskGroup:
         with _scope_of(kernels[0].variable):
             self.step = _variable(np.int64(0))
             self.masks = [_variable(np.ones(k.shape, bool)) for k in kernels]
-            initial = plan.criterion.initial_state(kernels)
-            self._state = [_variable(np.asarray(array)) for array in initial]
+            self._scores = [
+                _variable(np.zeros(kernel.shape, "float32"))
+                for kernel in kernels
+                if plan.criterion.accumulates
+            ]
         # Each replica of a distributed step is traced in a thread of its own.
         self._local = threading.local()
         self._start()
@@ -130,30 +119,32 @@ class MaskGroup:
         self._update(step)
 
     def _update(self, step: Any) -> None:
-        variables = self.masks + self._state
-        state = [ops.convert_to_tensor(v) for v in self._state]
+        variables = self.masks + self._scores
+        before = [ops.convert_to_tensor(v) for v in self._scores]
+        plan = self.plan
 
         def renew() -> list[Any]:
-            masks, new = self.plan.masks(
-                self.kernels, self._layouts, state, step
+            scores = plan.criterion(self.kernels, plan.calibration, before)
+            masks = plan.allocation.masks(
+                scores, self._layouts, plan.structure, plan.schedule(step)
             )
-            return masks + new
+            return masks + (scores if self._scores else [])
 
         def keep() -> list[Any]:
             return [ops.convert_to_tensor(v) for v in variables]
 
         # Assigned outside, because a branch must not wait for other replicas.
-        values = tf.cond(self.plan.updates.is_due(step), renew, keep)
+        values = tf.cond(plan.updates.is_due(step), renew, keep)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 
     def save(self, store: Any, prefix: str) -> None:
-        """Writes the step, the masks as bits, and the criterion's state."""
+        """Writes the step, the masks as bits, and scores that accumulate."""
         store[f"{prefix}step"] = np.asarray(self.step)
         for index, mask in enumerate(self.masks):
             store[f"{prefix}mask_{index}"] = np.packbits(np.asarray(mask))
-        for index, variable in enumerate(self._state):
-            store[f"{prefix}state_{index}"] = np.asarray(variable)
+        for index, scores in enumerate(self._scores):
+            store[f"{prefix}scores_{index}"] = np.asarray(scores)
 
     def load(self, store: Any, prefix: str) -> None:
         """Reads what `save` wrote.
@@ -179,8 +170,8 @@ class MaskGroup:
             shape = tuple(mask.shape)
             flat = np.unpackbits(bits, count=int(np.prod(shape)))
             mask.assign(flat.reshape(shape).astype(bool))
-        for index, variable in enumerate(self._state):
-            variable.assign(np.asarray(store[f"{prefix}state_{index}"]))
+        for index, scores in enumerate(self._scores):
+            scores.assign(np.asarray(store[f"{prefix}scores_{index}"]))
 
 
 class Mask(Attachment):

@@ -11,6 +11,7 @@ its tokenizer.json, on WikiText-2:
 
     python tests/benchmarks/prune_lm.py --preset DIR --data ../shared/data
 
+(The Hugging Face layout needs the package safetensors.)
 Without --preset it is the teacher of `kdtf demo`, on the text of the demo,
 trained first where --out does not have it.
 """
@@ -59,12 +60,17 @@ def demo_model(arguments):
     return model, train, test
 
 
+def subclasses(cls):
+    for child in cls.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
 def preset_model(arguments):
     """Returns a pretrained model, and windows of WikiText-2."""
     backbone = keras_nlp.models.Backbone.from_preset(str(arguments.preset))
     kinds = {
-        cls.backbone_cls: cls
-        for cls in keras_nlp.models.CausalLM.__subclasses__()
+        cls.backbone_cls: cls for cls in subclasses(keras_nlp.models.CausalLM)
     }
     model = kinds[type(backbone)](backbone, preprocessor=None)
     tokenizer = tokenizers.Tokenizer.from_file(

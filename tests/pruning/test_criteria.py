@@ -21,7 +21,7 @@ def linear():
     return model
 
 
-def score(model, criterion, data=None, state=None):
+def score(model, criterion, data=None, before=None):
     kernels = select_kernels(model).taken
     criterion = criteria.get(criterion)
     criterion.prepare(model)
@@ -30,9 +30,10 @@ def score(model, criterion, data=None, state=None):
         calibration = Calibration(
             model, data, needs_labels=criterion.needs_labels
         )
-    state = criterion.initial_state(kernels) if state is None else state
-    found, state = criterion(kernels, calibration, state)
-    return [np.asarray(scores) for scores in found], state
+    if before is None:
+        before = [np.zeros(kernel.shape, "float32") for kernel in kernels]
+    found = criterion(kernels, calibration, before)
+    return [np.asarray(scores) for scores in found]
 
 
 def gradient(x, y):
@@ -40,15 +41,15 @@ def gradient(x, y):
 
 
 def test_magnitude_and_a_function_of_ones_own(linear):
-    assert score(linear, "magnitude")[0][0].tolist() == [[2.0], [1.0]]
-    found, _ = score(linear, lambda weights: weights**2)
+    assert score(linear, "magnitude")[0].tolist() == [[2.0], [1.0]]
+    found = score(linear, lambda weights: weights**2)
     assert found[0].tolist() == [[4.0], [1.0]]
     with pytest.raises(ValueError, match=r"shape \(\) for 'w/kernel'"):
         score(linear, lambda weights: keras.ops.sum(weights))
 
 
 def test_wanda_uses_the_norms_of_the_data(linear):
-    found, _ = score(linear, "wanda", X)
+    found = score(linear, "wanda", X)
     expected = np.abs([[2.0], [-1.0]]) * np.sqrt([[10.0], [6.0]])
     np.testing.assert_allclose(found[0], expected, rtol=1e-6)
 
@@ -61,7 +62,7 @@ def test_wanda_of_a_deeper_layer_sees_what_reaches_it(rng):
     x = rng.normal(size=(50, 3)).astype("float32")
     w1, b1, w2, _ = model.get_weights()
     hidden = np.maximum(x @ w1 + b1, 0)
-    found, _ = score(model, "wanda", x)
+    found = score(model, "wanda", x)
     expected = np.abs(w2) * np.linalg.norm(hidden, axis=0)[:, None]
     np.testing.assert_allclose(found[1], expected, rtol=1e-5)
 
@@ -78,7 +79,7 @@ def test_taylor_averages_over_batches(linear):
         ),
     )
     batches = batches.apply(tf.data.experimental.assert_cardinality(2))
-    found, _ = score(linear, "taylor", batches)
+    found = score(linear, "taylor", batches)
     weights = np.array([[2.0], [-1.0]])
     expected = np.mean(
         [np.abs(weights * gradient(x, y)) for x, y in data], axis=0
@@ -87,33 +88,33 @@ def test_taylor_averages_over_batches(linear):
 
 
 def test_snip_takes_the_gradient_of_all_data(linear):
-    found, _ = score(linear, "snip", (X, Y))
+    found = score(linear, "snip", (X, Y))
     part = np.abs(np.array([[2.0], [-1.0]]) * gradient(X, Y))
     np.testing.assert_allclose(found[0], part / part.sum(), rtol=1e-5)
 
 
-def test_movement_goes_on_from_its_state(linear):
-    found, state = score(linear, "movement", (X, Y))
+def test_movement_goes_on_from_its_last_scores(linear):
+    found = score(linear, "movement", (X, Y))
     expected = -np.array([[2.0], [-1.0]]) * gradient(X, Y)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    again, _ = score(linear, "movement", (X, Y), state)
+    again = score(linear, "movement", (X, Y), before=found)
     np.testing.assert_allclose(again[0], 2 * expected, rtol=1e-5)
 
 
 def test_a_given_loss_comes_before_the_models_own(linear):
     loss = keras.losses.MeanAbsoluteError()
-    found, _ = score(linear, criteria.Taylor(loss), (X, Y))
+    found = score(linear, criteria.Taylor(loss), (X, Y))
     signs = np.sign(X @ [[2.0], [-1.0]] - Y)
     expected = np.abs([[2.0], [-1.0]] * (X.T @ signs) / 3)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    by_name, _ = score(linear, criteria.Taylor("mean_absolute_error"), (X, Y))
+    by_name = score(linear, criteria.Taylor("mean_absolute_error"), (X, Y))
     np.testing.assert_allclose(by_name[0], expected, rtol=1e-5)
 
 
 def test_sample_weights_weigh_the_loss(linear):
     weight = np.array([1.0, 0.0, 0.0], "float32")
-    found, _ = score(linear, "snip", (X, Y, weight))
-    one, _ = score(linear, "snip", (X[:1], Y[:1]))
+    found = score(linear, "snip", (X, Y, weight))
+    one = score(linear, "snip", (X[:1], Y[:1]))
     np.testing.assert_allclose(found[0], one[0], rtol=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_units_are_judged_behind_norm_and_activation(criterion, rng):
     )
     x = rng.normal(size=(40, 6, 6, 2)).astype("float32")
     activations = np.asarray(model(x))
-    found, _ = score(model, criterion, x)
+    found = score(model, criterion, x)
     if criterion == "apoz":
         expected = (activations != 0).mean((0, 1, 2))
     else:
@@ -146,14 +147,14 @@ def test_attention_kernels_of_a_language_model_are_scored(
     ids = rng.integers(0, 32, (8, 12)).astype("int32")
     x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
     kernels = select_kernels(tiny_transformer).taken
-    found, _ = score(tiny_transformer, "wanda", x)
+    found = score(tiny_transformer, "wanda", x)
     for kernel, scores in zip(kernels, found, strict=True):
         ratio = scores / np.abs(np.asarray(kernel.variable))
         # Norms depend on the input side only.
         assert scores.shape == kernel.shape
         assert np.ptp(ratio, axis=-1).max() < 1e-3 * ratio.max()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    found, _ = score(tiny_transformer, criteria.Taylor(loss), (x, ids))
+    found = score(tiny_transformer, criteria.Taylor(loss), (x, ids))
     assert all(scores.max() > 0 for scores in found)
 
 
@@ -163,7 +164,7 @@ def test_a_layer_that_is_called_twice_has_seen_both(rng):
     model = keras.Model(inputs, shared(shared(inputs)))
     x = rng.normal(size=(10, 2)).astype("float32")
     (kernel,) = model.get_weights()
-    found, _ = score(model, "wanda", x)
+    found = score(model, "wanda", x)
     squares = (x**2).sum(0) + ((x @ kernel) ** 2).sum(0)
     expected = np.abs(kernel) * np.sqrt(squares)[:, None]
     np.testing.assert_allclose(found[0], expected, rtol=1e-5)
@@ -204,3 +205,13 @@ def test_bad_criteria_get_one_clear_error(linear):
     plain.compile("sgd", {"dense": "mse"})
     with pytest.raises(ValueError, match="needs the loss"):
         criteria.get("snip").prepare(plain)
+
+
+def test_one_object_serves_models_of_different_losses(linear):
+    shared = criteria.Taylor()
+    score(linear, shared, (X, Y))
+    linear.compile("sgd", "mean_absolute_error")
+    other = score(linear, shared, (X, Y))
+    signs = np.sign(X @ [[2.0], [-1.0]] - Y)
+    expected = np.abs([[2.0], [-1.0]] * (X.T @ signs) / 3)
+    np.testing.assert_allclose(other[0], expected, rtol=1e-5)
