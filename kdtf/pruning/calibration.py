@@ -86,8 +86,10 @@ class Calibration:
         """
         if self._function is None:
             # One graph, called once for each batch, however often it is due.
+            # Not rewritten by AutoGraph, as Keras does not in `fit` either.
             self._function = tf.function(
-                lambda x, y, weight: measure(Batch(x, y, weight))
+                lambda x, y, weight: measure(Batch(x, y, weight)),
+                autograph=False,
             )
         totals: list[Any] = []
         for batch in self.batches:
