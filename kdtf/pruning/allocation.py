@@ -56,6 +56,8 @@ class Allocation:
         layouts: Sequence[Layout],
         structure: Structure,
         sparsity: Any,
+        *,
+        keep_ties: bool = True,
     ) -> list[Any]:
         """Returns the kernels' masks.
 
@@ -64,10 +66,11 @@ class Allocation:
             layouts: The kernels' layouts.
             structure: What goes together.
             sparsity: The fraction of all weights to drop, a scalar.
+            keep_ties: Whether all that equal the lowest kept score stay.
         """
         shares = self.fractions(layouts, sparsity)
         return [
-            structure.mask(score, layout, shares[i])
+            structure.mask(score, layout, shares[i], keep_ties=keep_ties)
             for i, (score, layout) in enumerate(
                 zip(scores, layouts, strict=True)
             )
@@ -193,9 +196,13 @@ class Global(Allocation):
         layouts: Sequence[Layout],
         structure: Structure,
         sparsity: Any,
+        *,
+        keep_ties: bool = True,
     ) -> list[Any]:
         """Returns the kernels' masks."""
-        return global_masks(scores, layouts, structure, sparsity)
+        return global_masks(
+            scores, layouts, structure, sparsity, keep_ties=keep_ties
+        )
 
 
 def global_masks(
@@ -203,18 +210,22 @@ def global_masks(
     layouts: Sequence[Layout],
     structure: Structure,
     sparsity: Any,
+    *,
+    keep_ties: bool = True,
 ) -> list[Any]:
     """Returns masks under one threshold for all kernels.
 
     Blocks are kept from the highest score down until `round(n * (1 -
-    sparsity))` of all n weights are reached; ties with the last one stay, and
-    so does the best block of every kernel, or a layer could fall silent.
+    sparsity))` of all n weights are reached; with `keep_ties` those that
+    equal the last one stay, too. The best block of every kernel stays in any
+    case, or a layer could fall silent.
 
     Args:
         scores: Importance of each weight, one tensor for each kernel.
         layouts: The kernels' layouts.
         structure: What goes together.
         sparsity: The fraction of all weights to drop, a scalar.
+        keep_ties: Whether all that equal the lowest kept score stay.
 
     Example:
         >>> layout = Layout(shape=(2, 1), contraction=(0,), output=(1,))
@@ -245,12 +256,25 @@ def global_masks(
     # The first block that reaches the number is the last one kept. Sums of
     # mean block sizes may end a hair below a whole number.
     is_enough = ops.cast(reached >= wanted - 1e-6 * total / len(sizes), "int32")
-    last = ops.take(order, ops.argmax(is_enough))
-    threshold = ops.take(flat, last)
+    last = ops.argmax(is_enough)
+    if keep_ties:
+        kept = flat >= ops.take(flat, ops.take(order, last))
+    else:
+        kept = ops.argsort(order) <= ops.cast(last, "int32")
+    ends = np.cumsum([int(np.prod(p.shape)) for p in pooled])[:-1]
+    parts = ops.split(kept, ends.tolist())
     return [
-        structure.spread(p >= ops.minimum(threshold, ops.max(p)), layout)
-        for p, layout in zip(pooled, layouts, strict=True)
+        structure.spread(ops.reshape(_with_best(part, p), p.shape), layout)
+        for part, p, layout in zip(parts, pooled, layouts, strict=True)
     ]
+
+
+def _with_best(kept: Any, pooled: Any) -> Any:
+    """Returns `kept`, flat, with the first of the highest scores in it."""
+    flat = ops.reshape(pooled, (-1,))
+    places = ops.arange(flat.shape[0])
+    best = ops.cast(ops.argmax(flat), places.dtype)
+    return ops.logical_or(kept, ops.equal(places, best))
 
 
 ALLOCATIONS: dict[str, Allocation] = {

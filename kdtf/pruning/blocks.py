@@ -6,8 +6,6 @@ from typing import Any
 from keras import ops
 
 from kdtf.pruning.structure import Structure
-from kdtf.pruning.structure import count_kept
-from kdtf.pruning.structure import keep_first
 from kdtf.transforms.layout import Layout
 
 __all__ = ["NM", "Block"]
@@ -172,8 +170,14 @@ class NM(Structure):
         wide = ops.reshape(kept, (*outer, padded))
         return ops.moveaxis(wide[..., : layout.shape[axis]], -1, axis)
 
-    def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
+    def mask(
+        self,
+        scores: Any,
+        layout: Layout,
+        sparsity: Any,
+        *,
+        keep_ties: bool = False,
+    ) -> Any:
         """Returns the mask; while sparsity rises, more than N of M stay."""
-        num_kept = count_kept(self.m, sparsity)
-        kept = keep_first(self.pool(scores, layout), num_kept)
-        return self.spread(kept, layout)
+        del keep_ties
+        return super().mask(scores, layout, sparsity, keep_ties=False)

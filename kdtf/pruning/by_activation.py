@@ -104,13 +104,12 @@ class _ByUnit(MeasuredCriterion):
     ) -> list[Any]:
         """Returns the scores by unit."""
         del calibration
-        found = [
+        return [
             self.score(total, count, layout_of(kernel.layer, kernel.variable))
             for kernel, total, count in zip(
                 kernels, totals[::2], totals[1::2], strict=True
             )
         ]
-        return found
 
 
 class APoZ(_ByUnit):

@@ -101,7 +101,10 @@ class Movement(_ByGradient):
     """Weights on their way to 0 go: -w * dL/dw, summed over all updates.
 
     Meant for a schedule while fine-tuning: each update adds one pass over the
-    data to what the former ones have found.
+    data to what the former ones have found, so `frequency` should be small.
+    The paper adds up the training's own gradients, which no constraint sees.
+    Scores may be negative. A pruned weight keeps its own, and comes back if
+    others fall below it.
     """
 
     accumulates = True

@@ -19,12 +19,15 @@ class Criterion:
         needs_data: Whether it measures the model on data.
         needs_labels: Whether the data must have labels.
         accumulates: Whether its scores build on those of the last update.
+        keeps_ties: Whether all that equal the lowest kept score stay, as in
+            tfmot; else exactly so many stay as asked for.
         structure: The structure it is meant for.
     """
 
     needs_data = False
     needs_labels = False
     accumulates = False
+    keeps_ties = True
     structure = "unstructured"
 
     def why_not(self, kernel: Candidate) -> str | None:
@@ -54,9 +57,11 @@ class Criterion:
 
 
 class MeasuredCriterion(Criterion):
-    """Scores from one pass over calibration data."""
+    """Scores from one pass over calibration data, at least 0."""
 
     needs_data = True
+    # Silent units and weights without a gradient score 0, all of them.
+    keeps_ties = False
 
     def __call__(
         self, kernels: Sequence[Candidate], calibration: Any, before: list[Any]

@@ -114,6 +114,11 @@ class MaskGroup:
             seen.add(index)
             return
         self._local.seen = {index}
+        if self.plan.criterion.needs_data:
+            # The optimizer has just moved the pruned weights, too; what is
+            # measured is the network as it is used.
+            for place, kernel in enumerate(self.kernels):
+                kernel.variable.assign(self.masked(place, kernel.variable))
         step = self.step + 1
         self.step.assign(step)
         self._update(step)
@@ -124,11 +129,24 @@ class MaskGroup:
         plan = self.plan
 
         def renew() -> list[Any]:
-            scores = plan.criterion(self.kernels, plan.calibration, before)
+            criterion = plan.criterion
+            scores = criterion(self.kernels, plan.calibration, before)
+            kept = scores if self._scores else []
+            if criterion.needs_data and not criterion.accumulates:
+                # What is pruned stays so: a unit without weights may still
+                # be active by its bias, and no live weight scores below 0.
+                scores = [
+                    ops.where(mask, score, -1.0)
+                    for mask, score in zip(self.masks, scores, strict=True)
+                ]
             masks = plan.allocation.masks(
-                scores, self._layouts, plan.structure, plan.schedule(step)
+                scores,
+                self._layouts,
+                plan.structure,
+                plan.schedule(step),
+                keep_ties=criterion.keeps_ties,
             )
-            return masks + (scores if self._scores else [])
+            return masks + kept
 
         def keep() -> list[Any]:
             return [ops.convert_to_tensor(v) for v in variables]

@@ -68,8 +68,9 @@ def prune(
             Defaults to what the criterion is meant for.
         allocation: How much each kernel loses: "uniform", "global" (all
             compete), "erdos_renyi", "erdos_renyi_kernel" (large ones lose
-            more), or rules such as `{"*/query/kernel": 0.5}` for the final
-            sparsity of some.
+            more: better from about 90% on, where "uniform" starves a small
+            last layer), or rules such as `{"*/query/kernel": 0.5}` for the
+            final sparsity of some.
         select: Which kernels: layers, path patterns or predicates of a
             `Candidate`, or pairs of one of these and True or False, of which
             the first that matches decides. Defaults to all matrices and

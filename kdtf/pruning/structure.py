@@ -106,13 +106,27 @@ class Structure:
         """Returns `(groups, blocks)` as a mask of the kernel's shape."""
         raise NotImplementedError
 
-    def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
+    def mask(
+        self,
+        scores: Any,
+        layout: Layout,
+        sparsity: Any,
+        *,
+        keep_ties: bool = True,
+    ) -> Any:
         """Returns the mask of one kernel: True where a weight stays.
 
         Args:
             scores: Importance of each weight, in the kernel's shape.
             layout: The kernel's layout.
             sparsity: Fraction of zeros, in [0, 1); a scalar.
+            keep_ties: Whether all that equal the lowest kept score stay;
+                else of equal ones the first. Units and N:M are always exact.
         """
-        kept = keep_highest(self.pool(scores, layout), sparsity)
+        pooled = self.pool(scores, layout)
+        if keep_ties:
+            kept = keep_highest(pooled, sparsity)
+        else:
+            size = int(pooled.shape[-1])
+            kept = keep_first(pooled, count_kept(size, sparsity))
         return self.spread(kept, layout)

@@ -9,8 +9,6 @@ from keras import ops
 from kdtf.pruning.blocks import NM
 from kdtf.pruning.blocks import Block
 from kdtf.pruning.structure import Structure
-from kdtf.pruning.structure import count_kept
-from kdtf.pruning.structure import keep_first
 from kdtf.transforms.layout import Layout
 
 __all__ = [
@@ -114,11 +112,17 @@ class Units(Structure):
         shape = (layout.num_inputs, layout.num_outputs)
         return layout.from_matrix(ops.broadcast_to(kept, shape))
 
-    def mask(self, scores: Any, layout: Layout, sparsity: Any) -> Any:
+    def mask(
+        self,
+        scores: Any,
+        layout: Layout,
+        sparsity: Any,
+        *,
+        keep_ties: bool = False,
+    ) -> Any:
         """Returns the mask, with exactly so many units as asked for."""
-        num_kept = count_kept(layout.num_outputs, sparsity)
-        kept = keep_first(self.pool(scores, layout), num_kept)
-        return self.spread(kept, layout)
+        del keep_ties
+        return super().mask(scores, layout, sparsity, keep_ties=False)
 
 
 # LiteRT's sparse kernels read blocks along the inputs of FULLY_CONNECTED: 4

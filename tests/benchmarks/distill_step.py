@@ -14,7 +14,6 @@ runs that lie side by side, with the quartiles.
 
 import argparse
 import os
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,6 +21,8 @@ import keras
 import keras_nlp
 import numpy as np
 import tensorflow as tf
+from timing import describe
+from timing import measure
 
 import kdtf
 
@@ -118,24 +119,6 @@ def contenders(name):
         "student": trainer(make_student()),
         "teacher forward": teacher_steps,
     }
-
-
-def measure(runs, rounds, steps):
-    """Returns seconds per step, an array `(rounds, contenders)`."""
-    for run in runs.values():
-        run(3)
-    times = np.zeros((rounds, len(runs)))
-    for index in range(rounds):
-        for column, run in enumerate(runs.values()):
-            start = time.perf_counter()
-            run(steps)
-            times[index, column] = (time.perf_counter() - start) / steps
-    return times
-
-
-def describe(ratios):
-    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main():

@@ -12,7 +12,6 @@ of runs that lie side by side, with the quartiles.
 
 import argparse
 import os
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -20,6 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from timing import describe
+from timing import measure
 
 import kdtf
 from kdtf.transforms.tfmot_models import load_tfmot
@@ -82,23 +83,6 @@ def contenders(make, shape):
             tf_keras, theirs, data, callbacks=[tfmot.UpdatePruningStep()]
         ),
     }
-
-
-def measure(runs, rounds, steps):
-    for run in runs.values():
-        run(3)
-    times = np.zeros((rounds, len(runs)))
-    for index in range(rounds):
-        for column, run in enumerate(runs.values()):
-            start = time.perf_counter()
-            run(steps)
-            times[index, column] = (time.perf_counter() - start) / steps
-    return times
-
-
-def describe(ratios):
-    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main():

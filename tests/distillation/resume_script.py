@@ -1,7 +1,7 @@
 """Trains a Distiller; with `--die-after N` it is killed after N epochs.
 
-Run by test_distiller_resume.py as a process of its own, so that the kill is a
-real one. `python resume_script.py BACKUP_DIR OUT.npz [--die-after N]`.
+Run as a process of its own, so that the kill is a real one.
+`python resume_script.py BACKUP_DIR OUT.npz [--prune] [--die-after N]`.
 """
 
 import argparse
@@ -40,15 +40,20 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("backup")
     parser.add_argument("out")
+    parser.add_argument("--prune", action="store_true")
     parser.add_argument("--die-after", type=int, default=-1)
     arguments = parser.parse_args()
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(32, 5)).astype("float32")
     y = rng.integers(0, 3, size=32)
+    student = mlp(4, 0.5)
+    if arguments.prune:
+        ramp = kdtf.PolynomialSchedule(final=0.8, end_step=18)
+        kdtf.prune(student, schedule=ramp, frequency=3)
     distiller = kdtf.Distiller(
         mlp(16, 0.0),
-        mlp(4, 0.5),
+        student,
         alpha=kdtf.PolynomialSchedule(initial=0.9, final=0.1, end_step=20),
     )
     distiller.compile(

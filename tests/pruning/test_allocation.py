@@ -114,6 +114,18 @@ def test_global_masks_equal_one_sort(sparsity, rng):
         np.testing.assert_array_equal(mask, score >= flat[number - 1])
 
 
+def test_global_ties_may_be_broken_to_the_exact_count():
+    scores = [np.zeros((2, 4), "float32"), np.zeros((4, 2), "float32")]
+    layouts = [dense(2, 4), dense(4, 2)]
+    tied = global_masks(scores, layouts, Unstructured(), 0.75)
+    assert all(np.asarray(mask).all() for mask in tied)
+    scores[1][3, 1] = 1.0
+    exact = global_masks(scores, layouts, Unstructured(), 0.75, keep_ties=False)
+    # A quarter of 16: the one that scores, and the first three of the others.
+    assert np.asarray(exact[0]).ravel().tolist() == [True] * 3 + [False] * 5
+    assert np.argwhere(exact[1]).tolist() == [[3, 1]]
+
+
 def test_global_units_weigh_what_they_hold():
     # One unit of 6 weights and two of 1: half of 8 is 4, so the best unit,
     # which holds 6, is enough.

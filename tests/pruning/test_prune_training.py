@@ -1,11 +1,10 @@
 """Pruning inside what people train: Distiller, language models, replicas."""
 
-import pathlib
-import signal
 import subprocess
 import sys
 
 import keras
+import keras_nlp
 import numpy as np
 import pytest
 
@@ -15,10 +14,8 @@ from kdtf.transforms.selection import select_kernels
 SCHEDULE = kdtf.PolynomialSchedule(final=0.8, end_step=12)
 
 
-def classifier(hidden):
-    import keras_nlp
-
-    backbone = keras_nlp.models.BertBackbone(
+def backbone(kind, hidden):
+    return kind(
         vocabulary_size=40,
         num_layers=2,
         num_heads=2,
@@ -26,23 +23,20 @@ def classifier(hidden):
         intermediate_dim=2 * hidden,
         max_sequence_length=10,
     )
-    return keras_nlp.models.BertTextClassifier(
-        backbone, num_classes=3, preprocessor=None
+
+
+def classifier(hidden):
+    models = keras_nlp.models
+    return models.BertTextClassifier(
+        backbone(models.BertBackbone, hidden), num_classes=3, preprocessor=None
     )
 
 
 def language_model(hidden):
-    import keras_nlp
-
-    backbone = keras_nlp.models.GPT2Backbone(
-        vocabulary_size=40,
-        num_layers=2,
-        num_heads=2,
-        hidden_dim=hidden,
-        intermediate_dim=2 * hidden,
-        max_sequence_length=10,
+    models = keras_nlp.models
+    return models.GPT2CausalLM(
+        backbone(models.GPT2Backbone, hidden), preprocessor=None
     )
-    return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None)
 
 
 def make_data(make, rng):
@@ -154,31 +148,3 @@ def test_two_replicas_reach_the_weights_and_masks_of_one():
         timeout=300,
     )
     assert done.stdout.strip().endswith("same"), done.stderr[-3000:]
-
-
-def test_a_killed_training_goes_on_with_its_masks(tmp_path):
-    script = pathlib.Path(__file__).with_name("resume_script.py")
-
-    def run(*arguments):
-        done = subprocess.run(
-            [sys.executable, str(script), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stderr
-
-    straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
-    code, errors = run(tmp_path / "backup_a", straight)
-    assert code == 0, errors
-    backup = tmp_path / "backup_b"
-    code, _ = run(backup, resumed, "--die-after", 3)
-    assert code == -signal.SIGKILL and not resumed.exists()
-    code, errors = run(backup, resumed)
-    assert code == 0, errors
-    a, b = np.load(straight), np.load(resumed)
-    assert np.mean(a["arr_0"] == 0) == 0.8
-    for name in a.files:
-        np.testing.assert_array_equal(a[name] == 0, b[name] == 0)
-        # Sums over threads may be ordered differently in another process.
-        np.testing.assert_allclose(a[name], b[name], atol=1e-6)

@@ -285,6 +285,49 @@ def test_a_mask_of_wanda_is_measured_on_the_weights_of_its_step(data):
         np.testing.assert_array_equal(a == 0, b == 0)
 
 
+def test_a_pruned_unit_does_not_come_back_by_its_bias():
+    model = keras.Sequential(
+        [keras.Input((2,)), keras.layers.Dense(4, "relu", name="units")]
+    )
+    # The second unit is silent on the data, but only until it is pruned.
+    kernel = np.array([[1.0, -9.0, 1.0, 1.0], [1.0, -9.0, 1.0, 1.0]])
+    model.set_weights([kernel, np.array([0.0, 5.0, 0.0, 0.0])])
+    compiled(model, keras.optimizers.SGD(0.0))
+    x = np.ones((8, 2), "float32")
+    schedule = kdtf.PolynomialSchedule(
+        initial=0.25, final=0.5, end_step=4, power=1.0
+    )
+    kdtf.prune(model, schedule=schedule, criterion="apoz", data=x, frequency=1)
+    model.fit(x, np.zeros(8), batch_size=2, verbose=0)
+    alive = (model.get_weights()[0] != 0).any(axis=0)
+    assert alive.tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "criterion", ["wanda", "apoz", "mean_activation", "taylor", "snip"]
+)
+def test_what_a_measuring_criterion_has_pruned_stays_so(criterion, data):
+    model = compiled(mlp(), keras.optimizers.Adam(0.05))
+    kdtf.prune(
+        model,
+        schedule=kdtf.PolynomialSchedule(final=0.6, end_step=16),
+        criterion=criterion,
+        data=data,
+        frequency=2,
+    )
+    before = [np.ones_like(w, bool) for w in model.get_weights()[::2]]
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            for i, weight in enumerate(self.model.get_weights()[::2]):
+                assert not ((weight != 0) & ~before[i]).any()
+                before[i] = weight != 0
+
+    model.fit(*data, batch_size=8, epochs=2, verbose=0, callbacks=[Watch()])
+    # Exactly, although silent units and dead weights score the same.
+    assert before[0].sum() == 80
+
+
 def test_structure_defaults_to_the_criterions_own(data):
     model = kdtf.prune(mlp(), 0.8, criterion="wanda", data=data[0])
     hidden = model.get_weights()[0]

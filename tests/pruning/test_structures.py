@@ -131,6 +131,17 @@ def test_ties_with_the_last_kept_score_stay():
     assert np.asarray(keep_highest(equal, 0.8)).all()
 
 
+def test_ties_may_be_broken_to_the_exact_count():
+    scores = np.zeros((4, 3), "float32")
+    for structure in (Unstructured(), PerOutput(), Block(shape=(2, 1))):
+        tied = structure.mask(scores, DENSE, 0.5)
+        exact = structure.mask(scores, DENSE, 0.5, keep_ties=False)
+        assert np.asarray(tied).all()
+        assert np.asarray(exact).sum() == 6
+    first = Unstructured().mask(scores, DENSE, 0.5, keep_ties=False)
+    assert np.asarray(first).tolist() == [[True] * 3] * 2 + [[False] * 3] * 2
+
+
 def test_half_weights_round_to_even_and_one_stays():
     assert [int(count_kept(n, 0.5)) for n in (1, 3, 5, 7)] == [1, 2, 2, 4]
     assert int(count_kept(1000, 0.9999)) == 1
