@@ -37,7 +37,7 @@ _LONGEST_PATH = 44
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KernelSparsity:
-    """One weight tensor with two or more dimensions.
+    """One weight matrix, or tensor of more dimensions.
 
     Attributes:
         path: Where it stands in the model.
@@ -68,7 +68,7 @@ class SparsityReport:
 
     Attributes:
         name: The model's name.
-        kernels: Its weights with two or more dimensions.
+        kernels: Its weights that are matrices, or of more dimensions.
         num_parameters: All its weights, biases and norms included.
         num_zeros: How many of them are 0.
         size_bytes: What they take.
@@ -89,7 +89,7 @@ class SparsityReport:
 
     def __str__(self) -> str:
         """Returns the table and what it means, as plain text."""
-        return plain_text(lambda console: _render(self, console), width=120)
+        return plain_text(lambda console: _render(self, console), width=160)
 
     def _repr_html_(self) -> str:
         text = rich.markup.escape(str(self)).replace("&", "&amp;")
@@ -159,7 +159,7 @@ def sparsity_report(model: Any) -> SparsityReport:
         kernels=tuple(
             _kernel(candidate, notes.get(id(candidate.variable), ""), flavour)
             for candidate in candidates(model)
-            if len(candidate.shape) > 1 and id(candidate.variable) not in hidden
+            if candidate.is_matrix and id(candidate.variable) not in hidden
         ),
         num_parameters=sum(array.size for array in arrays),
         num_zeros=sum(int((array == 0).sum()) for array in arrays),
@@ -217,8 +217,7 @@ def _render(report: SparsityReport, console: rich.console.Console) -> None:
         table.add_column(
             title,
             justify="right" if is_number else "left",
-            no_wrap=is_number or title == "Shape",
-            overflow="fold",
+            no_wrap=title != "",
         )
     for kernel in report.kernels:
         table.add_row(

@@ -49,6 +49,14 @@ class Candidate:
         return tuple(int(dim) for dim in self.variable.shape)
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether it has two dimensions or more, and is no bias.
+
+        Biases of EinsumDense have two, one for the heads.
+        """
+        return len(self.shape) > 1 and self.variable.name != "bias"
+
+    @property
     def size(self) -> int:
         """The variable's number of elements."""
         return math.prod(self.shape)
@@ -115,7 +123,7 @@ class Rules:
         """
         for matcher, _ in self._rules:
             if not any(_matches(matcher, candidate) for candidate in found):
-                known = [c.path for c in found if len(c.shape) > 1]
+                known = [c.path for c in found if c.is_matrix]
                 raise ValueError(
                     f"Each rule of `{self._argument}` must match a variable "
                     f"with two or more dimensions. Received: {matcher!r}, "
@@ -176,12 +184,12 @@ def select_kernels(model: Any, select: Any = None) -> Selection:
         >>> [candidate.path for candidate in selection.taken]
         ['head/kernel']
         >>> [(c.path, why) for c, why in selection.skipped]
-        [('head/bias', 'fewer than two dimensions: a bias or a norm')]
+        [('head/bias', 'no matrix: a bias or a norm')]
     """
     found = candidates(model)
     rules = None if select is None else Rules(select)
     if rules is not None:
-        rules.check_used([c for c in found if len(c.shape) > 1])
+        rules.check_used([c for c in found if c.is_matrix])
     taken, skipped = [], []
     for candidate in found:
         reason = _why_impossible(candidate)
@@ -198,8 +206,8 @@ def select_kernels(model: Any, select: Any = None) -> Selection:
 
 def _why_impossible(candidate: Candidate) -> str | None:
     variable = candidate.variable
-    if len(candidate.shape) < 2:
-        return "fewer than two dimensions: a bias or a norm"
+    if not candidate.is_matrix:
+        return "no matrix: a bias or a norm"
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"holds {variable.dtype}, not floating point"
     if not variable.trainable:

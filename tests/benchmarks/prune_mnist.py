@@ -10,8 +10,8 @@ goes on for as many steps again: the masks close in on their sparsity in the
 first part of these (`--ramp`) and stay for the rest. The same optimizer,
 learning rates, images and steps also train the dense network on, because a
 pruned network that is only compared with the start has had twice the
-training. No augmentation, dropout or weight decay for either; "distilled" ways
-learn from the dense network at the start besides the labels.
+training. No augmentation, dropout, weight decay or distillation for either:
+distilling from the dense start (T=4, alpha=0.1) cost 20 errors at 92%.
 
 The ways differ in criterion, with every kernel losing the same fraction
 unless the name says another allocation. "apoz" and "mean_activation" drop
@@ -53,7 +53,6 @@ NUM_HELD_OUT = 5000
 NUM_CALIBRATION = 512
 HIDDEN = ["hidden_1", "hidden_2"]
 START, DENSE = "dense, at the start", "dense, trained equally long"
-DISTILLED = " distilled"
 # Way of pruning -> arguments of `kdtf.prune`.
 WAYS = {
     "magnitude": {"criterion": "magnitude"},
@@ -61,10 +60,6 @@ WAYS = {
     "magnitude erdos_renyi": {
         "criterion": "magnitude",
         "allocation": "erdos_renyi",
-    },
-    "magnitude global distilled": {
-        "criterion": "magnitude",
-        "allocation": "global",
     },
     "wanda": {"criterion": "wanda"},
     "taylor": {"criterion": "taylor"},
@@ -185,11 +180,7 @@ class Bench:
         data = batches(self.train, seed=1000 + seed)
         epochs = self.arguments.epochs
         steps = epochs * int(data.cardinality())
-        learner = model
-        if way.endswith(DISTILLED):
-            teacher = keras.saving.load_model(self.dense(seed), compile=False)
-            learner = kdtf.Distiller(teacher, model, alpha=0.1, temperature=4.0)
-        compile_model(learner, steps=steps, learning_rate=self.arguments.rate)
+        compile_model(model, steps=steps, learning_rate=self.arguments.rate)
         if way != DENSE:
             kdtf.prune(
                 model,
@@ -199,7 +190,7 @@ class Bench:
                 data=tuple(part[:NUM_CALIBRATION] for part in self.train),
                 **WAYS[way],
             )
-        learner.fit(data, epochs=epochs, shuffle=False, verbose=0)
+        model.fit(data, epochs=epochs, shuffle=False, verbose=0)
         kdtf.strip(model)
 
     def file(self, way, sparsity, seed):

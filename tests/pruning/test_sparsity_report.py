@@ -102,3 +102,12 @@ def test_a_model_without_weights_is_refused():
         kdtf.sparsity_report(model)
     with pytest.raises(TypeError, match="must be a `keras.Model`"):
         kdtf.sparsity_report(np.ones(3))
+
+
+def test_biases_of_heads_are_no_kernels():
+    layer = keras.layers.EinsumDense(
+        "abc,cde->abde", (None, 2, 3), bias_axes="de", name="heads"
+    )
+    model = keras.Sequential([keras.Input((4, 5)), layer])
+    report = kdtf.sparsity_report(model)
+    assert [kernel.path for kernel in report.kernels] == ["heads/kernel"]

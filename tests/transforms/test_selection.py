@@ -42,7 +42,7 @@ def test_default_says_why_the_others_are_skipped(mixed):
     assert "depthwise" in skipped["deep/kernel"]
     assert "depthwise" in skipped["separable/depthwise_kernel"]
     for path in ("conv/bias", "norm/gamma", "norm/moving_mean", "head/bias"):
-        assert skipped[path] == "fewer than two dimensions: a bias or a norm"
+        assert skipped[path] == "no matrix: a bias or a norm"
 
 
 def test_kernels_inside_attention_are_found(tiny_transformer):
@@ -55,6 +55,9 @@ def test_kernels_inside_attention_are_found(tiny_transformer):
     assert "looked up" in skipped[tokens]
     (places,) = [p for p in skipped if "/position_embedding/" in p]
     assert "not called a kernel" in skipped[places]
+    # With one entry for each head and position, but a bias all the same.
+    (bias,) = [p for p in skipped if p.endswith("query/bias")]
+    assert skipped[bias] == "no matrix: a bias or a norm"
 
 
 def test_a_pattern_a_layer_and_a_predicate_choose(mixed):
@@ -83,7 +86,7 @@ def test_biases_and_frozen_layers_are_never_taken(mixed):
     selection = select_kernels(mixed, "*")
     skipped = {c.path: why for c, why in selection.skipped}
     assert skipped["head/kernel"] == "frozen (trainable=False)"
-    assert skipped["conv/bias"].startswith("fewer than two dimensions")
+    assert skipped["conv/bias"].startswith("no matrix")
 
 
 def test_a_shared_weight_is_given_once():
