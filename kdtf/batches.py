@@ -94,7 +94,8 @@ def is_dataset(data: Any) -> bool:
 
 
 def _as_tuple(data: Any) -> tuple[Any, ...]:
-    if isinstance(data, np.ndarray | Mapping):
+    # Tensors are arrays, too.
+    if isinstance(data, Mapping) or hasattr(data, "__array__"):
         return (data,)
     if isinstance(data, tuple | list) and 1 <= len(data) <= 3:
         return tuple(data)

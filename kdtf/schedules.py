@@ -7,6 +7,7 @@ tfmot's `ConstantSparsity` and `PolynomialDecay` as they are.
 
 import dataclasses
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -96,6 +97,7 @@ class OneShotSchedule(Schedule):
     def __post_init__(self) -> None:
         """Checks the value and the step."""
         _check_finite(final=self.final)
+        _check_whole(step=self.step)
         if self.step < 0:
             raise ValueError(
                 "`step` counts optimizer steps and must be >= 0. Received: "
@@ -126,6 +128,7 @@ class _Ramp(Schedule):
 
     def __post_init__(self) -> None:
         _check_finite(initial=self.initial, final=self.final)
+        _check_whole(begin_step=self.begin_step, end_step=self.end_step)
         if self.begin_step < 0 or self.end_step <= self.begin_step:
             raise ValueError(
                 "`begin_step` must be >= 0 and `end_step` greater than it. "
@@ -275,6 +278,15 @@ def _from_tfmot(schedule: Any) -> Schedule:
         f"known. Received: {kind}. Write it as a subclass of "
         "`kdtf.schedules.Schedule`."
     )
+
+
+def _check_whole(**values: int) -> None:
+    for name, value in values.items():
+        if not isinstance(value, numbers.Integral):
+            raise ValueError(
+                f"`{name}` counts steps and must be a whole number. Received: "
+                f"{name}={value!r}. Divide with `//`."
+            )
 
 
 def _check_finite(**values: float) -> None:

@@ -113,6 +113,10 @@ def test_one_shot_jumps_at_its_step():
 def test_steps_out_of_order_are_refused():
     with pytest.raises(ValueError, match="begin_step=9, end_step=9"):
         PolynomialSchedule(final=1.0, begin_step=9, end_step=9)
+    with pytest.raises(ValueError, match="`end_step`.*whole.*end_step=6.4"):
+        PolynomialSchedule(final=1.0, end_step=6.4)
+    with pytest.raises(ValueError, match="`step`.*whole number.*step=2.5"):
+        OneShotSchedule(final=1.0, step=2.5)
     with pytest.raises(ValueError, match="`step` counts.*step=-1"):
         OneShotSchedule(final=1.0, step=-1)
     with pytest.raises(ValueError, match="begin_step=-1"):

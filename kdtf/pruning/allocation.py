@@ -1,6 +1,7 @@
 """How much each kernel loses, given what all of them lose together."""
 
 import dataclasses
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -169,6 +170,9 @@ class ByRule(Allocation):
         """Returns each kernel's final sparsity times the way covered."""
         del layouts
         progress = ops.cast(sparsity, "float32") / (self.final or 1.0)
+        if not self.final:
+            # Only the rules prune: they are all there is to reach.
+            progress = 1.0
         return ops.convert_to_tensor(self.finals, "float32") * progress
 
 
@@ -257,10 +261,13 @@ def global_masks(
     # mean block sizes may end a hair below a whole number.
     is_enough = ops.cast(reached >= wanted - 1e-6 * total / len(sizes), "int32")
     last = ops.argmax(is_enough)
-    if keep_ties:
-        kept = flat >= ops.take(flat, ops.take(order, last))
-    else:
-        kept = ops.argsort(order) <= ops.cast(last, "int32")
+    threshold = ops.take(flat, ops.take(order, last))
+    # As in `keep_highest`: zeros are not kept for being equal.
+    kept = ops.cond(
+        ops.logical_and(keep_ties, ops.not_equal(threshold, 0.0)),
+        lambda: flat >= threshold,
+        lambda: ops.argsort(order) <= ops.cast(last, "int32"),
+    )
     ends = np.cumsum([int(np.prod(p.shape)) for p in pooled])[:-1]
     parts = ops.split(kept, ends.tolist())
     return [
@@ -317,7 +324,7 @@ def get(
     found = [rules(kernel) for kernel in kernels]
     finals = tuple(final if value is None else value for value in found)
     for kernel, value in zip(kernels, finals, strict=True):
-        is_number = isinstance(value, int | float)
+        is_number = isinstance(value, numbers.Real)
         if not is_number or not 0.0 <= value < 1.0:
             raise ValueError(
                 "`allocation` rules must give a sparsity in [0, 1). Received: "

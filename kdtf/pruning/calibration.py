@@ -22,6 +22,7 @@ from kdtf.transforms.layout import Layout
 __all__ = [
     "Calibration",
     "activation_after",
+    "is_output",
     "reduce_units",
     "squared_norms",
     "watching",
@@ -68,6 +69,7 @@ class Calibration:
             )
         self.model = model
         self.batches = [_to_tensors(batch) for batch in iterate_batches(data)]
+        self._check_finite()
         if needs_labels and self.batches[0].y is None:
             raise ValueError(
                 "This `criterion` follows the gradient of the loss and needs "
@@ -111,6 +113,18 @@ class Calibration:
             int(keras.tree.flatten(batch.x)[0].shape[0])
             for batch in self.batches
         ]
+
+    def _check_finite(self) -> None:
+        for batch in self.batches:
+            for array in keras.tree.flatten([batch.x, batch.y]):
+                if array is None or not array.dtype.is_floating:
+                    continue
+                if not bool(tf.reduce_all(tf.math.is_finite(array))):
+                    raise ValueError(
+                        "`data` must be finite. Received: nan or infinity in "
+                        f"an array of shape {tuple(array.shape)}. Leave such "
+                        "examples out."
+                    )
 
     def _check_inputs(self) -> None:
         x = self.batches[0].x
@@ -272,19 +286,45 @@ def activation_after(layer: Any) -> Any:
         if len(following) != 1:
             return layer
         (found,) = following.values()
-        if not isinstance(found, _PASSED):
+        parents = {
+            id(tensor._keras_history.operation)
+            for node in found._inbound_nodes
+            for tensor in node.input_tensors
+        }
+        # One activation layer may serve several layers.
+        if not isinstance(found, _PASSED) or len(parents) > 1:
             return layer
         layer = found
+
+
+def is_output(model: Any, layer: Any) -> bool:
+    """Returns whether a layer's activation is an output of the model.
+
+    Args:
+        model: Any model; of a subclassed one without a graph nothing is known.
+        layer: A layer anywhere inside it.
+
+    Example:
+        >>> dense, top = keras.layers.Dense(2), keras.layers.Dense(2)
+        >>> model = keras.Sequential([keras.Input((3,)), dense, top])
+        >>> is_output(model, dense), is_output(model, top)
+        (False, True)
+    """
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    makers = [tensor._keras_history.operation for tensor in outputs]
+    return any(activation_after(layer) is maker for maker in makers)
 
 
 def _sum_to_labels(values: Any, source: str, labels: str) -> Any:
     """Sums an einsum operand to the labels it shares with another.
 
-    Labels that `source` lacks become axes of length 1. "..." may stand first.
+    Labels that `source` lacks become axes of length 1.
     """
     rank = len(values.shape)
-    named = source.removeprefix("...")
-    axes = {label: rank - len(named) + i for i, label in enumerate(named)}
+    # "..." stands for all axes between those before and after it.
+    before, _, after = source.partition("...")
+    axes = {label: i for i, label in enumerate(before)}
+    axes |= {label: rank - len(after) + i for i, label in enumerate(after)}
     shared = [label for label in labels if label in axes]
     others = [i for i in range(rank) if i not in [axes[s] for s in shared]]
     sums = ops.sum(values, axis=tuple(others)) if others else values

@@ -8,6 +8,7 @@ of all kernels of its group; each then sets its own masked weights to 0.
 import contextlib
 import dataclasses
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,6 +92,15 @@ class MaskGroup:
         for index, kernel in enumerate(self.kernels):
             kernel.variable.assign(self.masked(index, kernel.variable))
 
+    def _check_finite(self, scores: list[Any]) -> None:
+        for kernel, score in zip(self.kernels, scores, strict=True):
+            if not np.isfinite(np.asarray(score)).all():
+                raise ValueError(
+                    "Only finite scores can be ranked. Received: nan or "
+                    f"infinity for {kernel.path!r}. Check what the "
+                    "`criterion` gives, and `data`."
+                )
+
     def attach(self) -> None:
         """Puts a mask on each kernel, over the user's own constraint."""
         for index, kernel in enumerate(self.kernels):
@@ -106,14 +116,18 @@ class MaskGroup:
     def before_mask(self, index: int) -> None:
         """Counts a step and updates all masks, if it is a round's first mask.
 
-        A round is over when one of its kernels comes again. Told while
-        tracing, so that a compiled step holds one update, not one each.
+        A round is over when one of its kernels comes again, or another
+        function is traced. Told while tracing, so that a compiled step holds
+        one update, not one each.
         """
-        seen = getattr(self._local, "seen", None)
-        if seen is not None and index not in seen:
-            seen.add(index)
+        # Another function's trace is another round: it may be of a second
+        # optimizer, with kernels that the first did not train.
+        graph = tf.compat.v1.get_default_graph()
+        last = getattr(self._local, "graph", lambda: None)
+        if last() is graph and index not in self._local.seen:
+            self._local.seen.add(index)
             return
-        self._local.seen = {index}
+        self._local.graph, self._local.seen = weakref.ref(graph), {index}
         if self.plan.criterion.needs_data:
             # The optimizer has just moved the pruned weights, too; what is
             # measured is the network as it is used.
@@ -131,6 +145,8 @@ class MaskGroup:
         def renew() -> list[Any]:
             criterion = plan.criterion
             scores = criterion(self.kernels, plan.calibration, before)
+            if tf.executing_eagerly():
+                self._check_finite(scores)
             kept = scores if self._scores else []
             if criterion.needs_data and not criterion.accumulates:
                 # What is pruned stays so: a unit without weights may still
@@ -153,8 +169,14 @@ class MaskGroup:
 
         # Assigned outside, because a branch must not wait for other replicas.
         values = tf.cond(plan.updates.is_due(step), renew, keep)
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        # A frozen kernel's weights would not follow its mask until `strip`.
+        frozen = [not kernel.variable.trainable for kernel in self.kernels]
+        skip = frozen + [False] * len(self._scores)
+        for variable, value, is_frozen in zip(
+            variables, values, skip, strict=True
+        ):
+            if not is_frozen:
+                variable.assign(value)
 
     def save(self, store: Any, prefix: str) -> None:
         """Writes the step, the masks as bits, and scores that accumulate."""

@@ -1,5 +1,6 @@
 """`prune`: weights that matter little become 0 and stay 0."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from kdtf.pruning import allocation as allocations
 from kdtf.pruning import criteria
 from kdtf.pruning import structures
 from kdtf.pruning.calibration import Calibration
+from kdtf.pruning.calibration import is_output
 from kdtf.pruning.masks import MaskGroup
 from kdtf.pruning.masks import Plan
 from kdtf.pruning.masks import PruningState
@@ -45,9 +47,11 @@ def prune(
     nothing faster; see `structure` and `kdtf.sparsity_report`. At the end
     call `kdtf.strip(model)`.
 
-    The masks and the step are saved with the model's weights. To go on from a
-    checkpoint build the model, call this with the same arguments, then
-    `load_weights` (or let `BackupAndRestore` do so).
+    The masks and the step are saved with the model's weights, in `.keras` and
+    `.weights.h5` files. To go on from a checkpoint build the model, call this
+    with the same arguments, then `load_weights` (or let `BackupAndRestore` do
+    so). A model that contains this one and was fitted before has compiled its
+    step without the masks: compile it again.
 
     Args:
         model: A built model of Keras 3, changed in place; or of `tf_keras`,
@@ -56,7 +60,9 @@ def prune(
             `schedule=OneShotSchedule(final=sparsity)`.
         schedule: The sparsity at each step: one of `kdtf.schedules`, or
             tfmot's `ConstantSparsity` or `PolynomialDecay`. A step is one
-            update by the optimizer; 0 is before the first.
+            batch that the optimizer is given (also while it accumulates
+            gradients); 0 is before the first. Nothing goes before
+            `begin_step`.
         criterion: Which weights matter: "magnitude" (|w|), "wanda" (|w| times
             the norm of its inputs), "apoz" or "mean_activation" (of units),
             "taylor", "snip" or "movement" (by the loss's gradient), a
@@ -71,13 +77,14 @@ def prune(
             more: better from about 90% on, where "uniform" starves a small
             last layer), or rules such as `{"*/query/kernel": 0.5}` for the
             final sparsity of some.
-        select: Which kernels: layers, path patterns or predicates of a
-            `Candidate`, or pairs of one of these and True or False, of which
-            the first that matches decides. Defaults to all matrices and
-            filters, but no embeddings and no depthwise filters.
+        select: Which kernels: layers, classes of layers, path patterns or
+            predicates of a `Candidate`, or pairs of one of these and True or
+            False, of which the first that matches decides. Defaults to all
+            matrices and filters, but no embeddings and no depthwise filters,
+            and where units go not those that are the model's outputs.
         data: What "wanda", "apoz" and the like measure on, and with labels
             "taylor", "snip" and "movement": a few hundred examples, as for
-            `fit`. It is measured at each update.
+            `fit`. It is measured at each update; the others ignore it.
         frequency: Steps between two updates of the masks. A schedule of
             tfmot has its own. Defaults to 100.
 
@@ -158,7 +165,7 @@ def _get_schedule(sparsity: Any, schedule: Any, structure: Any) -> Any:
         # Refuses what is no schedule, in either flavour.
         schedules.get(schedule, argument="schedule")
         return schedule
-    is_number = isinstance(sparsity, int | float)
+    is_number = isinstance(sparsity, numbers.Real)
     if not is_number or isinstance(sparsity, bool) or not 0 <= sparsity < 1:
         raise ValueError(
             "`sparsity` is the fraction of zeros, in [0, 1). Received: "
@@ -208,6 +215,9 @@ def _choose(
     kernels = []
     for kernel in selection.taken:
         reason = criterion.why_not(kernel)
+        is_units = isinstance(structure, structures.Units)
+        if is_units and select is None and is_output(model, kernel.layer):
+            reason = "its units are the model's outputs; see `select`"
         if reason is None:
             structure.check(
                 layout_of(kernel.layer, kernel.variable), kernel.path

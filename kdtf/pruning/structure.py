@@ -23,7 +23,8 @@ def keep_highest(scores: Any, sparsity: Any) -> Any:
     """Returns True for the highest `round(n * (1 - sparsity))` of each row.
 
     At least one of each row is kept, and all that equal the lowest kept score,
-    as tfmot does: with ties more may be kept than asked for.
+    as tfmot does: with ties more may be kept than asked for. Only if that
+    score is 0 the first stay, or a kernel with many zeros would lose them.
 
     Args:
         scores: `(groups, n)`, float32.
@@ -42,7 +43,11 @@ def keep_highest(scores: Any, sparsity: Any) -> Any:
     num_kept = count_kept(int(scores.shape[-1]), sparsity)
     ascending = ops.sort(scores, axis=-1)
     threshold = ops.take(ascending, scores.shape[-1] - num_kept, axis=-1)
-    return scores >= ops.expand_dims(threshold, -1)
+    return ops.cond(
+        ops.any(ops.equal(threshold, 0.0)),
+        lambda: keep_first(scores, num_kept),
+        lambda: scores >= ops.expand_dims(threshold, -1),
+    )
 
 
 def keep_first(scores: Any, num_kept: Any) -> Any:

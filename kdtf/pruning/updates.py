@@ -1,6 +1,7 @@
 """When masks are computed anew: a schedule's due steps."""
 
 import dataclasses
+import numbers
 from typing import Any
 
 from keras import ops
@@ -37,7 +38,8 @@ class Updates:
 
     def __post_init__(self) -> None:
         """Checks the frequency."""
-        if not isinstance(self.frequency, int) or self.frequency < 1:
+        is_whole = isinstance(self.frequency, numbers.Integral)
+        if not is_whole or self.frequency < 1:
             raise ValueError(
                 "`frequency` is the number of optimizer steps between two "
                 "updates of the masks, at least 1. Received: "

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["Layout", "is_elementwise", "layout_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,8 @@ def layout_of(layer: Any, variable: Any) -> Layout:
     last = len(shape) - 1
     contraction: Sequence[int] = range(last)
     if isinstance(layer, keras.layers.EinsumDense):
-        contraction = _einsum_contraction(layer.equation)
+        # One that only scales has none: then as for an unknown layer.
+        contraction = _einsum_contraction(layer.equation) or contraction
     elif isinstance(layer, keras.layers.Embedding):
         contraction = (0,) if variable.name.startswith("reverse") else (1,)
     elif _is_transposed(layer):
@@ -119,6 +120,18 @@ def layout_of(layer: Any, variable: Any) -> Layout:
     taken = tuple(contraction)
     output = tuple(axis for axis in range(last + 1) if axis not in taken)
     return Layout(shape=shape, contraction=taken, output=output)
+
+
+def is_elementwise(layer: Any) -> bool:
+    """Returns whether a layer's kernel scales its inputs, without a sum.
+
+    Example:
+        >>> scale = keras.layers.EinsumDense("abc,bc->abc", (3, 4))
+        >>> is_elementwise(scale)
+        True
+    """
+    is_einsum = isinstance(layer, keras.layers.EinsumDense)
+    return is_einsum and not _einsum_contraction(layer.equation)
 
 
 def _einsum_contraction(equation: str) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Which variables of a model a technique shall change, and why not the others.
 
 A rule is a matcher, or a pair `(matcher, value)`. A matcher is a layer, a
-path pattern (`"encoder/*/query/kernel"`) or a predicate of a `Candidate`.
+class of layers, a path pattern (`"encoder/*/query/kernel"`) or a predicate of a
+`Candidate`.
 The first rule that matches a variable decides.
 """
 
@@ -17,6 +18,7 @@ import keras
 
 from kdtf.layers import own_weights
 from kdtf.layers import walk_layers
+from kdtf.transforms.layout import is_elementwise
 
 __all__ = ["Candidate", "Rules", "Selection", "candidates", "select_kernels"]
 
@@ -220,6 +222,8 @@ def _why_not_default(candidate: Candidate) -> str | None:
     kind = type(candidate.layer).__name__
     if "depthwise" in name or kind.startswith("Depthwise"):
         return "depthwise: few weights, each of which matters"
+    if is_elementwise(candidate.layer):
+        return "scales its inputs one by one; see `select`"
     if isinstance(candidate.layer, keras.layers.Embedding):
         return "an embedding, looked up and not multiplied; see `select`"
     if name not in _KERNEL_NAMES:
@@ -231,6 +235,8 @@ def _matches(matcher: Any, candidate: Candidate) -> bool:
     if isinstance(matcher, str):
         paths = (candidate.path, candidate.layer_path)
         return any(fnmatch.fnmatchcase(path, matcher) for path in paths)
+    if isinstance(matcher, type):
+        return isinstance(candidate.layer, matcher)
     if isinstance(matcher, keras.layers.Layer):
         weights = {id(weight) for weight in matcher.weights}
         return id(candidate.variable) in weights

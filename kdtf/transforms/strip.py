@@ -14,7 +14,9 @@ def strip(model: Any) -> Any:
     Pruned weights become exact zeros (also where an optimizer's moving
     average had filled them), and nothing of kdtf is left: plain Keras saves,
     loads and trains the model. Training goes on without masks, so zeros fill
-    up again. Stripping a plain model changes nothing.
+    up again; a model that contains this one must be compiled again. Weights
+    put back from before the last update (`restore_best_weights`) are masked as
+    of that update. Stripping a plain model changes nothing.
 
     Args:
         model: A model of Keras 3, changed in place, or of `tf_keras`.

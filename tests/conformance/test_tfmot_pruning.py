@@ -28,8 +28,10 @@ def layout_for(shape):
 
 def make_weights(shape, ties, seed):
     values = np.random.default_rng(seed).normal(size=shape)
-    # A coarse grid, on which many weights are equal.
-    return (np.round(2 * values) / 2 if ties else values).astype("float32")
+    # A coarse grid, on which many weights are equal. It leaves out 0: of a
+    # kernel with more zeros than asked for, tfmot keeps them all.
+    grid = np.floor(2 * values) / 2 + 0.25
+    return (grid if ties else values).astype("float32")
 
 
 def tfmot_mask(weights, sparsity, block=(1, 1), m_by_n=None):

@@ -85,6 +85,12 @@ def test_without_sparsity_nothing_goes():
         assert np.asarray(share.fractions(layouts, 0.0)).tolist() == [0.0, 0.0]
 
 
+def test_rules_are_reached_where_nothing_else_is():
+    share = ByRule(finals=(0.5, 0.0), final=0.0)
+    got = share.fractions([dense(2, 2)] * 2, 0.0)
+    assert np.asarray(got).tolist() == [0.5, 0.0]
+
+
 def test_by_rule_moves_all_in_proportion():
     share = ByRule(finals=(0.9, 0.3), final=0.6)
     got = np.asarray(share.fractions([dense(2, 2)] * 2, 0.2))
@@ -115,7 +121,8 @@ def test_global_masks_equal_one_sort(sparsity, rng):
 
 
 def test_global_ties_may_be_broken_to_the_exact_count():
-    scores = [np.zeros((2, 4), "float32"), np.zeros((4, 2), "float32")]
+    scores = [np.full((2, 4), 0.5), np.full((4, 2), 0.5)]
+    scores = [score.astype("float32") for score in scores]
     layouts = [dense(2, 4), dense(4, 2)]
     tied = global_masks(scores, layouts, Unstructured(), 0.75)
     assert all(np.asarray(mask).all() for mask in tied)

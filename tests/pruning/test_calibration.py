@@ -8,6 +8,7 @@ from kdtf.pruning.calibration import activation_after
 from kdtf.pruning.calibration import reduce_units
 from kdtf.pruning.calibration import squared_norms
 from kdtf.pruning.calibration import watching
+from kdtf.transforms.layout import Layout
 from kdtf.transforms.layout import layout_of
 
 
@@ -35,6 +36,17 @@ def test_einsum_norms_follow_the_equation(rng):
     )
     # A kernel axis that is no sum keeps its own inputs apart.
     layer = keras.layers.EinsumDense("abc,bcd->abd", (3, 6))
+    # Trailing axes may be left open.
+    open_end = keras.layers.EinsumDense("ab...,bc->ac...", (7, None, None))
+    expected = (x**2).sum((0, 2, 3))[:, None]
+    got = np.asarray(
+        squared_norms(
+            open_end,
+            x,
+            Layout(shape=(3, 7), contraction=(0,), output=(1,)),
+        )
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
     x = x[:, :, :, 0]
     expected = np.broadcast_to((x**2).sum(0)[..., None], (3, 4, 6))
     np.testing.assert_allclose(norms_of(layer, x), expected, rtol=1e-5)
@@ -109,6 +121,11 @@ def test_activations_are_looked_for_behind_norms():
     outputs = layers.GlobalAveragePooling2D()(relu(norm(conv(inputs))))
     keras.Model(inputs, outputs)
     assert activation_after(conv) is relu
+    # A shared activation layer is nobody's own.
+    first, second, shared = layers.Dense(2), layers.Dense(2), layers.ReLU()
+    start = keras.Input((2,))
+    keras.Model(start, shared(second(shared(first(start)))))
+    assert activation_after(first) is first
     # Where two layers read it, its own output is what counts.
     forked = layers.Conv2D(2, 1)
     seen = forked(inputs)

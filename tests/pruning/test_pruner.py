@@ -156,6 +156,88 @@ def test_a_custom_loop_prunes_too(data):
     assert zeros(model) == {"hidden/kernel": 0.8, "head/kernel": 0.8}
 
 
+def test_two_optimizers_share_one_count(data):
+    """Each has its own compiled step, over kernels of its own."""
+    import tensorflow as tf
+
+    schedule = kdtf.PolynomialSchedule(final=0.8, end_step=8)
+    model = kdtf.prune(mlp(), schedule=schedule, frequency=1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def stepper(name):
+        variables = model.get_layer(name).trainable_variables
+        optimizer = keras.optimizers.Adam()
+        optimizer.build(variables)
+
+        @tf.function
+        def step(x, y):
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True))
+            optimizer.apply(tape.gradient(value, variables), variables)
+
+        return step
+
+    first, second = stepper("hidden"), stepper("head")
+    for _ in range(4):
+        first(*data)
+    for _ in range(4):
+        second(*data)
+    assert int(attach.recall(model).groups[0].step) == 8
+    assert zeros(model)["head/kernel"] == 0.8
+
+
+def test_masks_of_a_frozen_layer_wait(data):
+    schedule = kdtf.PolynomialSchedule(final=0.8, end_step=8)
+    model = kdtf.prune(mlp(), schedule=schedule, frequency=1)
+    model.get_layer("head").trainable = False
+    compiled(model).fit(*data, batch_size=8, verbose=0)
+    before = model.predict(data[0], verbose=0)
+    assert zeros(model) == {"hidden/kernel": 0.8, "head/kernel": 0.0}
+    kdtf.strip(model)
+    np.testing.assert_array_equal(model.predict(data[0], verbose=0), before)
+
+
+def test_a_sparser_model_keeps_the_zeros_that_are_asked_for(data):
+    model = kdtf.strip(kdtf.prune(mlp(), 0.8))
+    kdtf.prune(model, 0.5)
+    for mask in attach.recall(model).groups[0].masks:
+        assert np.mean(np.asarray(mask)) == 0.5
+    compiled(model).fit(*data, batch_size=8, epochs=2, verbose=0)
+    # Of the zeros that may learn again some have no gradient.
+    assert all(0.5 <= share < 0.8 for share in zeros(model).values())
+
+
+def test_rules_alone_prune(data):
+    model = kdtf.prune(mlp(), 0.0, allocation={"hidden": 0.5})
+    assert zeros(model) == {"hidden/kernel": 0.5, "head/kernel": 0.0}
+
+
+def test_output_units_stay_unless_they_are_selected(data):
+    model = kdtf.prune(mlp(), 0.5, criterion="apoz", data=data[0])
+    assert zeros(model) == {"hidden/kernel": 0.5, "head/kernel": 0.0}
+    notes = {k.path: k.note for k in kdtf.sparsity_report(model).kernels}
+    assert "the model's outputs" in notes["head/kernel"]
+    model = kdtf.prune(mlp(), 0.5, structure="units", select="head")
+    assert zeros(model)["head/kernel"] == 0.5
+
+
+def test_scores_and_data_with_nan_are_refused(data):
+    with pytest.raises(ValueError, match="nan or infinity for 'hidden/kernel'"):
+        kdtf.prune(mlp(), 0.5, criterion=lambda w: w * float("nan"))
+    x = data[0].copy()
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"`data` must be finite.*\(32, 10\)"):
+        kdtf.prune(mlp(), 0.5, criterion="wanda", data=x)
+
+
+def test_numbers_of_numpy_and_tensors_are_taken(data):
+    import tensorflow as tf
+
+    model = kdtf.prune(mlp(), np.float32(0.5), frequency=np.int64(2))
+    assert zeros(model)["hidden/kernel"] == 0.5
+    kdtf.prune(mlp(), 0.5, criterion="wanda", data=tf.constant(data[0]))
+
+
 def test_mixed_precision_and_loss_scaling(data):
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -264,7 +346,9 @@ def test_measured_criteria_follow_the_schedule_in_fit(criterion, data):
         frequency=2,
     )
     model.fit(*data, batch_size=8, verbose=0)
-    assert zeros(model) == {"hidden/kernel": 0.5, "head/kernel": 0.5}
+    # Units of the last layer are the classes.
+    head = 0.0 if criterion == "mean_activation" else 0.5
+    assert zeros(model) == {"hidden/kernel": 0.5, "head/kernel": head}
 
 
 def test_a_mask_of_wanda_is_measured_on_the_weights_of_its_step(data):

@@ -122,6 +122,13 @@ def test_keep_highest_keeps_the_rounded_count(size, sparsity, rng):
         assert row[mask].min() >= row[~mask].max(initial=-1.0)
 
 
+def test_zeros_are_no_ties():
+    scores = np.array([[0.0, 0.0, 0.0, 2.0]], "float32")
+    assert np.asarray(keep_highest(scores, 0.5)).tolist() == [
+        [True, False, False, True]
+    ]
+
+
 def test_ties_with_the_last_kept_score_stay():
     scores = np.array([[2.0, 1.0, 1.0, 0.0]], "float32")
     assert np.asarray(keep_highest(scores, 0.5)).tolist() == [
@@ -132,7 +139,7 @@ def test_ties_with_the_last_kept_score_stay():
 
 
 def test_ties_may_be_broken_to_the_exact_count():
-    scores = np.zeros((4, 3), "float32")
+    scores = np.ones((4, 3), "float32")
     for structure in (Unstructured(), PerOutput(), Block(shape=(2, 1))):
         tied = structure.mask(scores, DENSE, 0.5)
         exact = structure.mask(scores, DENSE, 0.5, keep_ties=False)

@@ -45,6 +45,13 @@ def test_default_says_why_the_others_are_skipped(mixed):
         assert skipped[path] == "no matrix: a bias or a norm"
 
 
+def test_kernels_that_only_scale_are_skipped():
+    scale = keras.layers.EinsumDense("abc,bc->abc", (3, 4), name="scale")
+    model = keras.Sequential([keras.Input((3, 4)), scale])
+    ((candidate, reason),) = select_kernels(model).skipped
+    assert candidate.path == "scale/kernel" and "one by one" in reason
+
+
 def test_kernels_inside_attention_are_found(tiny_transformer):
     selection = select_kernels(tiny_transformer)
     paths = taken(selection)
@@ -69,6 +76,7 @@ def test_a_pattern_a_layer_and_a_predicate_choose(mixed):
     ]
     layer = mixed.get_layer("deep")
     assert taken(select_kernels(mixed, layer)) == ["deep/kernel"]
+    assert taken(select_kernels(mixed, keras.layers.Dense)) == ["head/kernel"]
     big = select_kernels(mixed, lambda candidate: candidate.size > 90)
     assert taken(big) == ["conv/kernel", "lstm/lstm_cell/kernel"]
 
