@@ -381,7 +381,14 @@ def test_a_pruned_unit_does_not_come_back_by_its_bias():
     schedule = kdtf.PolynomialSchedule(
         initial=0.25, final=0.5, end_step=4, power=1.0
     )
-    kdtf.prune(model, schedule=schedule, criterion="apoz", data=x, frequency=1)
+    kdtf.prune(
+        model,
+        schedule=schedule,
+        criterion="apoz",
+        data=x,
+        frequency=1,
+        select="units",
+    )
     model.fit(x, np.zeros(8), batch_size=2, verbose=0)
     alive = (model.get_weights()[0] != 0).any(axis=0)
     assert alive.tolist() == [True, False, True, False]
