@@ -1,6 +1,8 @@
 """Small models and data that every test may use."""
 
 import os
+import subprocess
+import sys
 
 # Keras and TensorFlow log much; tests are read by people.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,6 +25,23 @@ def clear():
     """Forgets a file's models; clearing takes 0.3 s, too long for each test."""
     yield
     keras.backend.clear_session()
+
+
+@pytest.fixture
+def printed_by():
+    """Runs code in a process of its own and gives what it prints."""
+
+    def run(code):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout.strip()
+
+    return run
 
 
 @pytest.fixture

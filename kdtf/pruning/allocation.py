@@ -22,7 +22,6 @@ __all__ = [
     "Global",
     "Uniform",
     "get",
-    "global_masks",
 ]
 
 
@@ -169,16 +168,30 @@ class ByRule(Allocation):
     def fractions(self, layouts: Sequence[Layout], sparsity: Any) -> Any:
         """Returns each kernel's final sparsity times the way covered."""
         del layouts
-        progress = ops.cast(sparsity, "float32") / (self.final or 1.0)
+        finals = ops.convert_to_tensor(self.finals, "float32")
         if not self.final:
             # Only the rules prune: they are all there is to reach.
-            progress = 1.0
-        return ops.convert_to_tensor(self.finals, "float32") * progress
+            return finals
+        return finals * (ops.cast(sparsity, "float32") / self.final)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Global(Allocation):
-    """All kernels compete: one threshold, the kernels' shares follow."""
+    """All kernels compete: one threshold, the kernels' shares follow.
+
+    Blocks are kept from the highest score down until `round(n * (1 -
+    sparsity))` of all n weights are reached. The best block of every kernel
+    stays in any case, or a layer could fall silent.
+
+    Example:
+        >>> from kdtf.pruning.structures import Unstructured
+        >>> layout = Layout(shape=(2, 1), contraction=(0,), output=(1,))
+        >>> scores = [np.array([[4.0], [3.0]], "float32"),
+        ...           np.array([[1.0], [2.0]], "float32")]
+        >>> masks = Global().masks(scores, [layout] * 2, Unstructured(), 0.5)
+        >>> [np.asarray(mask)[:, 0].tolist() for mask in masks]
+        [[True, True], [False, True]]
+    """
 
     def check(self, structure: Structure) -> None:
         """Refuses structures whose weights compete within a kernel.
@@ -203,77 +216,43 @@ class Global(Allocation):
         *,
         keep_ties: bool = True,
     ) -> list[Any]:
-        """Returns the kernels' masks."""
-        return global_masks(
-            scores, layouts, structure, sparsity, keep_ties=keep_ties
-        )
-
-
-def global_masks(
-    scores: Sequence[Any],
-    layouts: Sequence[Layout],
-    structure: Structure,
-    sparsity: Any,
-    *,
-    keep_ties: bool = True,
-) -> list[Any]:
-    """Returns masks under one threshold for all kernels.
-
-    Blocks are kept from the highest score down until `round(n * (1 -
-    sparsity))` of all n weights are reached; with `keep_ties` those that
-    equal the last one stay, too. The best block of every kernel stays in any
-    case, or a layer could fall silent.
-
-    Args:
-        scores: Importance of each weight, one tensor for each kernel.
-        layouts: The kernels' layouts.
-        structure: What goes together.
-        sparsity: The fraction of all weights to drop, a scalar.
-        keep_ties: Whether all that equal the lowest kept score stay.
-
-    Example:
-        >>> layout = Layout(shape=(2, 1), contraction=(0,), output=(1,))
-        >>> scores = [np.array([[4.0], [3.0]], "float32"),
-        ...           np.array([[1.0], [2.0]], "float32")]
-        >>> from kdtf.pruning.structures import Unstructured
-        >>> masks = global_masks(scores, [layout] * 2, Unstructured(), 0.5)
-        >>> [np.asarray(mask)[:, 0].tolist() for mask in masks]
-        [[True, True], [False, True]]
-    """
-    pooled = [
-        structure.pool(score, layout)
-        for score, layout in zip(scores, layouts, strict=True)
-    ]
-    flat = ops.concatenate([ops.reshape(p, (-1,)) for p in pooled])
-    # How many weights stand behind each block.
-    sizes = np.concatenate(
-        [
-            np.full(int(np.prod(p.shape)), layout.size / np.prod(p.shape))
-            for p, layout in zip(pooled, layouts, strict=True)
+        """Returns the kernels' masks, under one threshold."""
+        pooled = [
+            structure.pool(score, layout)
+            for score, layout in zip(scores, layouts, strict=True)
         ]
-    ).astype("float64")
-    total = sizes.sum()
-    density = 1.0 - ops.cast(ops.cast(sparsity, "float32"), "float64")
-    wanted = ops.maximum(ops.round(density * total), 1.0)
-    order = ops.argsort(-flat)
-    reached = ops.cumsum(ops.take(ops.convert_to_tensor(sizes), order))
-    # The first block that reaches the number is the last one kept. Sums of
-    # mean block sizes may end a hair below a whole number.
-    is_enough = ops.cast(reached >= wanted - 1e-6 * total / len(sizes), "int32")
-    last = ops.argmax(is_enough)
-    threshold = ops.take(flat, ops.take(order, last))
-    # As in `keep_highest`: zeros are not kept for being equal.
-    kept = ops.cond(
-        ops.logical_and(keep_ties, ops.not_equal(threshold, 0.0)),
-        lambda: flat >= threshold,
-        lambda: ops.argsort(order) <= ops.cast(last, "int32"),
-    )
-    ends = np.cumsum([int(np.prod(p.shape)) for p in pooled])[:-1]
-    parts = ops.split(kept, ends.tolist())
-    return [
-        structure.spread(ops.reshape(_with_best(part, p), p.shape), layout)
-        for part, p, layout in zip(parts, pooled, layouts, strict=True)
-    ]
+        flat = ops.concatenate([ops.reshape(p, (-1,)) for p in pooled])
+        # How many weights stand behind each block.
+        sizes = np.concatenate(
+            [
+                np.full(int(np.prod(p.shape)), layout.size / np.prod(p.shape))
+                for p, layout in zip(pooled, layouts, strict=True)
+            ]
+        ).astype("float64")
+        total = sizes.sum()
+        density = 1.0 - ops.cast(ops.cast(sparsity, "float32"), "float64")
+        wanted = ops.maximum(ops.round(density * total), 1.0)
+        order = ops.argsort(-flat)
+        reached = ops.cumsum(ops.take(ops.convert_to_tensor(sizes), order))
+        # The first block that reaches the number is the last one kept. Sums of
+        # mean block sizes may end a hair below a whole number.
+        is_enough = ops.cast(
+            reached >= wanted - 1e-6 * total / len(sizes), "int32"
+        )
+        last = ops.argmax(is_enough)
+        threshold = ops.take(flat, ops.take(order, last))
+        # As in `keep_highest`: zeros are not kept for being equal.
+        kept = ops.cond(
+            ops.logical_and(keep_ties, ops.not_equal(threshold, 0.0)),
+            lambda: flat >= threshold,
+            lambda: ops.argsort(order) <= ops.cast(last, "int32"),
+        )
+        ends = np.cumsum([int(np.prod(p.shape)) for p in pooled])[:-1]
+        parts = ops.split(kept, ends.tolist())
+        return [
+            structure.spread(ops.reshape(_with_best(part, p), p.shape), layout)
+            for part, p, layout in zip(parts, pooled, layouts, strict=True)
+        ]
 
 
 def _with_best(kept: Any, pooled: Any) -> Any:

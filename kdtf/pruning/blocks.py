@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 from keras import ops
 
@@ -102,6 +103,8 @@ class NM(Structure):
     last group may be shorter and keeps at most N, too. Of equal scores the
     first stays, so that N is exact.
 
+    While a schedule's sparsity rises, more than N of M stay.
+
     Args:
         n: Weights that stay, at least 1 (tfmot counts those that go).
         m: Weights in a group, more than `n`.
@@ -121,6 +124,8 @@ class NM(Structure):
     Reference:
         Zhou et al. 2021, https://arxiv.org/abs/2102.04010 (section 3)
     """
+
+    is_exact: ClassVar[bool] = True
 
     n: int
     m: int
@@ -169,15 +174,3 @@ class NM(Structure):
         padded = layout.shape[axis] + -layout.shape[axis] % self.m
         wide = ops.reshape(kept, (*outer, padded))
         return ops.moveaxis(wide[..., : layout.shape[axis]], -1, axis)
-
-    def mask(
-        self,
-        scores: Any,
-        layout: Layout,
-        sparsity: Any,
-        *,
-        keep_ties: bool = False,
-    ) -> Any:
-        """Returns the mask; while sparsity rises, more than N of M stay."""
-        del keep_ties
-        return super().mask(scores, layout, sparsity, keep_ties=False)

@@ -22,6 +22,8 @@ from kdtf.transforms.layout import Layout
 __all__ = [
     "Calibration",
     "activation_after",
+    "gradients",
+    "has_squared_norms",
     "is_output",
     "reduce_units",
     "squared_norms",

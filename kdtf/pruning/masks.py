@@ -89,6 +89,9 @@ class MaskGroup:
                     "the training diverged."
                 )
         self._update(self.step.value)
+        self._apply()
+
+    def _apply(self) -> None:
         for index, kernel in enumerate(self.kernels):
             kernel.variable.assign(self.masked(index, kernel.variable))
 
@@ -131,8 +134,7 @@ class MaskGroup:
         if self.plan.criterion.needs_data:
             # The optimizer has just moved the pruned weights, too; what is
             # measured is the network as it is used.
-            for place, kernel in enumerate(self.kernels):
-                kernel.variable.assign(self.masked(place, kernel.variable))
+            self._apply()
         step = self.step + 1
         self.step.assign(step)
         self._update(step)
@@ -243,14 +245,15 @@ class Mask(Attachment):
 class PruningState(State):
     """All mask groups of a model, saved and loaded with its weights.
 
-    Args:
+    Attributes:
+        groups: The kernels of each call of `prune`, with their masks.
         skipped: The weights that are not pruned, each with the reason.
     """
 
-    def __init__(self, skipped: Sequence[tuple[Candidate, str]]) -> None:
+    def __init__(self) -> None:
         super().__init__(name="kdtf_pruning")
         self.groups: list[MaskGroup] = []
-        self.skipped = tuple(skipped)
+        self.skipped: tuple[tuple[Candidate, str], ...] = ()
 
     def save_own_variables(self, store: Any) -> None:
         """Writes all groups."""

@@ -246,9 +246,7 @@ def _choose(
 def _attach(
     model: Any, group: MaskGroup, skipped: Sequence[tuple[Candidate, str]]
 ) -> None:
-    state = attach.recall(model)
-    if state is None:
-        state = PruningState(skipped)
+    state = attach.recall(model) or PruningState()
     state.groups.append(group)
     taken = {id(k.variable) for g in state.groups for k in g.kernels}
     state.skipped = tuple(

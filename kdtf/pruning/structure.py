@@ -8,6 +8,7 @@ each output, N:M one for each M consecutive weights.
 
 import dataclasses
 from typing import Any
+from typing import ClassVar
 
 from keras import ops
 
@@ -90,7 +91,14 @@ def count_kept(size: int, sparsity: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Structure:
-    """How a kernel's weights are grouped; subclasses say how."""
+    """How a kernel's weights are grouped; subclasses say how.
+
+    Attributes:
+        is_exact: Whether exactly so many blocks stay as asked for, whatever
+            equals the last one.
+    """
+
+    is_exact: ClassVar[bool] = False
 
     def check(self, layout: Layout, path: str) -> None:
         """Refuses a kernel the structure does not fit.
@@ -126,10 +134,11 @@ class Structure:
             layout: The kernel's layout.
             sparsity: Fraction of zeros, in [0, 1); a scalar.
             keep_ties: Whether all that equal the lowest kept score stay;
-                else of equal ones the first. Units and N:M are always exact.
+                else, and where the structure is exact, of equal ones the
+                first.
         """
         pooled = self.pool(scores, layout)
-        if keep_ties:
+        if keep_ties and not self.is_exact:
             kept = keep_highest(pooled, sparsity)
         else:
             size = int(pooled.shape[-1])

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from typing import Any
+from typing import ClassVar
 
 from keras import ops
 
@@ -90,6 +91,8 @@ class Units(Structure):
         Li et al. 2017, https://arxiv.org/abs/1608.08710 (section 3.1)
     """
 
+    is_exact: ClassVar[bool] = True
+
     def check(self, layout: Layout, path: str) -> None:
         """Refuses a kernel with a single output.
 
@@ -111,18 +114,6 @@ class Units(Structure):
         """Returns each unit's decision for all of its weights."""
         shape = (layout.num_inputs, layout.num_outputs)
         return layout.from_matrix(ops.broadcast_to(kept, shape))
-
-    def mask(
-        self,
-        scores: Any,
-        layout: Layout,
-        sparsity: Any,
-        *,
-        keep_ties: bool = False,
-    ) -> Any:
-        """Returns the mask, with exactly so many units as asked for."""
-        del keep_ties
-        return super().mask(scores, layout, sparsity, keep_ties=False)
 
 
 # LiteRT's sparse kernels read blocks along the inputs of FULLY_CONNECTED: 4

@@ -12,7 +12,15 @@ import keras
 
 from kdtf.layers import walk_layers
 
-__all__ = ["Attachment", "State", "attachments", "forget", "remember", "stamp"]
+__all__ = [
+    "Attachment",
+    "State",
+    "attachments",
+    "forget",
+    "recall",
+    "remember",
+    "stamp",
+]
 
 _STATE = "_kdtf_state"
 

@@ -2,8 +2,7 @@
 
 A rule is a matcher, or a pair `(matcher, value)`. A matcher is a layer, a
 class of layers, a path pattern (`"encoder/*/query/kernel"`) or a predicate of a
-`Candidate`.
-The first rule that matches a variable decides.
+`Candidate`. The first rule that matches a variable decides.
 """
 
 import dataclasses
@@ -194,16 +193,21 @@ def select_kernels(model: Any, select: Any = None) -> Selection:
         rules.check_used([c for c in found if c.is_matrix])
     taken, skipped = [], []
     for candidate in found:
-        reason = _why_impossible(candidate)
-        if reason is None and rules is None:
-            reason = _why_not_default(candidate)
-        elif reason is None and rules is not None and not rules(candidate):
-            reason = "not selected"
+        reason = _why_not(candidate, rules)
         if reason is None:
             taken.append(candidate)
         else:
             skipped.append((candidate, reason))
     return Selection(taken=tuple(taken), skipped=tuple(skipped))
+
+
+def _why_not(candidate: Candidate, rules: Rules | None) -> str | None:
+    impossible = _why_impossible(candidate)
+    if impossible is not None:
+        return impossible
+    if rules is None:
+        return _why_not_default(candidate)
+    return None if rules(candidate) else "not selected"
 
 
 def _why_impossible(candidate: Candidate) -> str | None:

@@ -6,7 +6,6 @@ from kdtf.pruning.allocation import ByRule
 from kdtf.pruning.allocation import ErdosRenyi
 from kdtf.pruning.allocation import Global
 from kdtf.pruning.allocation import Uniform
-from kdtf.pruning.allocation import global_masks
 from kdtf.pruning.structures import NM
 from kdtf.pruning.structures import Block
 from kdtf.pruning.structures import PerOutput
@@ -103,7 +102,7 @@ def test_global_masks_by_hand():
         np.array([[2.0, 3.0]], "float32"),
     ]
     layouts = [dense(2, 2), dense(1, 2)]
-    masks = global_masks(scores, layouts, Unstructured(), 0.5)
+    masks = Global().masks(scores, layouts, Unstructured(), 0.5)
     assert np.asarray(masks[0]).tolist() == [[True, True], [True, False]]
     # The threshold is 7, but the best weight of a kernel stays.
     assert np.asarray(masks[1]).tolist() == [[False, True]]
@@ -113,7 +112,7 @@ def test_global_masks_by_hand():
 def test_global_masks_equal_one_sort(sparsity, rng):
     layouts = [dense(9, 7), dense(5, 11), conv(2, 2, 3, 4)]
     scores = [rng.random(x.shape).astype("float32") for x in layouts]
-    masks = global_masks(scores, layouts, Unstructured(), sparsity)
+    masks = Global().masks(scores, layouts, Unstructured(), sparsity)
     flat = np.sort(np.concatenate([s.ravel() for s in scores]))[::-1]
     number = int(np.round(len(flat) * (1 - np.float32(sparsity))))
     for score, mask in zip(scores, masks, strict=True):
@@ -124,10 +123,12 @@ def test_global_ties_may_be_broken_to_the_exact_count():
     scores = [np.full((2, 4), 0.5), np.full((4, 2), 0.5)]
     scores = [score.astype("float32") for score in scores]
     layouts = [dense(2, 4), dense(4, 2)]
-    tied = global_masks(scores, layouts, Unstructured(), 0.75)
+    tied = Global().masks(scores, layouts, Unstructured(), 0.75)
     assert all(np.asarray(mask).all() for mask in tied)
     scores[1][3, 1] = 1.0
-    exact = global_masks(scores, layouts, Unstructured(), 0.75, keep_ties=False)
+    exact = Global().masks(
+        scores, layouts, Unstructured(), 0.75, keep_ties=False
+    )
     # A quarter of 16: the one that scores, and the first three of the others.
     assert np.asarray(exact[0]).ravel().tolist() == [True] * 3 + [False] * 5
     assert np.argwhere(exact[1]).tolist() == [[3, 1]]
@@ -140,7 +141,7 @@ def test_global_units_weigh_what_they_hold():
         np.full((6, 1), 5.0, "float32"),
         np.array([[1.0, 4.0]], "float32"),
     ]
-    masks = global_masks(scores, [dense(6, 1), dense(1, 2)], Units(), 0.5)
+    masks = Global().masks(scores, [dense(6, 1), dense(1, 2)], Units(), 0.5)
     assert np.asarray(masks[0]).all()
     assert np.asarray(masks[1]).tolist() == [[False, True]]
 
