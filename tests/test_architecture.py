@@ -31,7 +31,8 @@ ALLOWED = {
     "transforms": set(),
     **dict.fromkeys(TECHNIQUES, {"transforms"}),
     "data": set(),
-    "export": set(),
+    # A model that was quantized says how it wants to be exported.
+    "export": {"transforms"},
     # A Keras row is timed on LiteRT too, which takes an export.
     "evaluation": {"export"},
     "search": {"transforms", "evaluation", "export", "data"} | TECHNIQUES,

@@ -246,7 +246,7 @@ def _choose(
 def _attach(
     model: Any, group: MaskGroup, skipped: Sequence[tuple[Candidate, str]]
 ) -> None:
-    state = attach.recall(model) or PruningState()
+    state = attach.recall(model, "kdtf_pruning") or PruningState()
     state.groups.append(group)
     taken = {id(k.variable) for g in state.groups for k in g.kernels}
     state.skipped = tuple(

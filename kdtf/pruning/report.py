@@ -185,7 +185,7 @@ def _notes(model: Any) -> dict[int, str]:
     notes = {
         id(variable): "pruned" for variable, _ in attach.attachments(model)
     }
-    state = attach.recall(model)
+    state = attach.recall(model, "kdtf_pruning")
     for candidate, reason in state.skipped if state else ():
         notes[id(candidate.variable)] = reason
     return notes

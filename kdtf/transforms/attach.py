@@ -11,18 +11,20 @@ from typing import Any
 import keras
 
 from kdtf.layers import walk_layers
+from kdtf.transforms.substitution import restore
+from kdtf.transforms.substitution import substitutions
 
 __all__ = [
     "Attachment",
     "State",
     "attachments",
     "forget",
+    "forget_compiled",
     "recall",
     "remember",
     "stamp",
+    "states",
 ]
-
-_STATE = "_kdtf_state"
 
 
 class Attachment(keras.constraints.Constraint):
@@ -70,30 +72,45 @@ def attachments(model: Any) -> Iterator[tuple[Any, Attachment]]:
 
 def remember(model: Any, state: State) -> None:
     """Hangs state on a model, to be saved with it, and retraces its steps."""
-    setattr(model, _STATE, state)
-    _forget_compiled(model)
+    setattr(model, f"_{state.name}", state)
+    forget_compiled(model)
 
 
-def recall(model: Any) -> Any:
-    """Returns the state of a model, or None."""
-    return getattr(model, _STATE, None)
+def recall(model: Any, name: str) -> Any:
+    """Returns the state of a model that is called `name`, or None."""
+    return getattr(model, f"_{name}", None)
+
+
+def states(model: Any) -> Iterator[tuple[Any, State]]:
+    """Gives each state that hangs on a model or a model inside it."""
+    for _, layer in [("", model), *walk_layers(model)]:
+        for value in list(vars(layer).values()):
+            if isinstance(value, State):
+                yield layer, value
 
 
 def forget(model: Any) -> None:
-    """Takes the state off a model and off the models inside it."""
-    for _, layer in [("", model), *walk_layers(model)]:
-        if recall(layer) is not None:
-            delattr(layer, _STATE)
-    _forget_compiled(model)
+    """Takes all substitutions and states off a model and those inside it."""
+    for layer, _ in list(substitutions(model)):
+        restore(layer)
+    for layer, state in list(states(model)):
+        delattr(layer, f"_{state.name}")
+    forget_compiled(model)
 
 
 def stamp(model: Any) -> tuple[int, ...]:
     """Returns what changes when attachments do; compiled steps depend on it."""
-    return tuple(id(attachment) for _, attachment in attachments(model))
+    found = [*attachments(model), *substitutions(model)]
+    return tuple(id(effect) for _, effect in found)
 
 
-def _forget_compiled(model: Any) -> None:
-    # A step that `fit` has compiled knows the constraints of its time only.
+def forget_compiled(model: Any) -> None:
+    """Lets a model, and those inside it, compile their steps anew.
+
+    What `fit` has compiled knows the attachments of its time only.
+    """
     for _, layer in [("", model), *walk_layers(model)]:
         if isinstance(layer, keras.Model):
             layer.train_function = None
+            layer.test_function = None
+            layer.predict_function = None

@@ -4,6 +4,7 @@ from typing import Any
 
 from kdtf.flavours import flavour_of
 from kdtf.transforms import attach
+from kdtf.transforms.substitution import substitutions
 
 __all__ = ["strip"]
 
@@ -44,5 +45,8 @@ def strip(model: Any) -> Any:
     for variable, attachment in list(attach.attachments(model)):
         attachment.bake(variable)
         variable.constraint = attachment.inner
+    # Masks first: a grid has a level for their zeros.
+    for _, substitution in list(substitutions(model)):
+        substitution.bake()
     attach.forget(model)
     return model

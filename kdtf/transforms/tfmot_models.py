@@ -112,15 +112,15 @@ def wrap_layers(
         ValueError: The model is subclassed, not built, or wrapped already; or
             `select`, or one rule of it, matches no layer that can be wrapped.
     """
-    _check_can_be_cloned(model)
+    check_can_be_cloned(model)
     check_plain(model)
-    rules = [_is_kernel_layer] if select is None else _rules(select)
+    rules = [_is_kernel_layer] if select is None else rules_of(select)
     planned: dict[int, Any] = {}
     for rule in rules:
         found = {
             id(inner): inner
             for layer in model.layers
-            if _matches(rule, layer)
+            if matches(rule, layer)
             for inner in _leaves(layer)
             if select is not None or _is_kernel_layer(inner)
         }
@@ -156,7 +156,7 @@ def strip(model: Any) -> Any:
     pruning, clustering = wrappers(model)
     if not pruning and not clustering:
         return model
-    _check_can_be_cloned(model)
+    check_can_be_cloned(model)
     tfmot = load_tfmot()
     if pruning:
         for wrapper in pruning:
@@ -219,15 +219,15 @@ def _is_a(value: Any, name: str) -> bool:
     return any(base.__name__ == name for base in type(value).__mro__)
 
 
-def _is_graph(layer: Any) -> bool:
+def is_graph(layer: Any) -> bool:
     # What tfmot and `clone_model` ask; tf_keras has no public name for it.
     return _is_a(layer, "Sequential") or bool(
         getattr(layer, "_is_graph_network", False)
     )
 
 
-def _check_can_be_cloned(model: Any) -> None:
-    if not _is_graph(model):
+def check_can_be_cloned(model: Any) -> None:
+    if not is_graph(model):
         raise ValueError(
             "tfmot works on functional and Sequential `tf_keras` models only. "
             f"Received: model={model.name!r} of the subclass "
@@ -248,7 +248,7 @@ def _is_kernel_layer(layer: Any) -> bool:
     return kind != "Embedding" and not kind.startswith("Depthwise")
 
 
-def _rules(select: Any) -> list[Any]:
+def rules_of(select: Any) -> list[Any]:
     rules = list(select) if isinstance(select, list | tuple) else [select]
     for rule in rules:
         is_layer = hasattr(rule, "get_weights")
@@ -261,7 +261,7 @@ def _rules(select: Any) -> list[Any]:
     return rules
 
 
-def _matches(rule: Any, layer: Any) -> bool:
+def matches(rule: Any, layer: Any) -> bool:
     if isinstance(rule, str):
         return fnmatch.fnmatchcase(layer.name, rule)
     if hasattr(rule, "get_weights"):
@@ -271,7 +271,7 @@ def _matches(rule: Any, layer: Any) -> bool:
 
 def _leaves(layer: Any) -> Iterator[Any]:
     """Gives a layer, or those of a nested model, that have what to train."""
-    if _is_graph(layer):
+    if is_graph(layer):
         for inner in layer.layers:
             yield from _leaves(inner)
     elif layer.trainable_weights:
@@ -295,7 +295,7 @@ def _cloned(model: Any, replace: Callable[[Any], Any]) -> Any:
     import tf_keras
 
     def replace_or_clone(layer: Any) -> Any:
-        return _cloned(layer, replace) if _is_graph(layer) else replace(layer)
+        return _cloned(layer, replace) if is_graph(layer) else replace(layer)
 
     clone = tf_keras.models.clone_model(model, clone_function=replace_or_clone)
     return _rebuilt(clone, model)

@@ -182,7 +182,7 @@ def test_two_optimizers_share_one_count(data):
         first(*data)
     for _ in range(4):
         second(*data)
-    assert int(attach.recall(model).groups[0].step) == 8
+    assert int(attach.recall(model, "kdtf_pruning").groups[0].step) == 8
     assert zeros(model)["head/kernel"] == 0.8
 
 
@@ -200,7 +200,7 @@ def test_masks_of_a_frozen_layer_wait(data):
 def test_a_sparser_model_keeps_the_zeros_that_are_asked_for(data):
     model = kdtf.strip(kdtf.prune(mlp(), 0.8))
     kdtf.prune(model, 0.5)
-    for mask in attach.recall(model).groups[0].masks:
+    for mask in attach.recall(model, "kdtf_pruning").groups[0].masks:
         assert np.mean(np.asarray(mask)) == 0.5
     compiled(model).fit(*data, batch_size=8, epochs=2, verbose=0)
     # Of the zeros that may learn again some have no gradient.

@@ -48,9 +48,9 @@ def test_state_of_inner_models_goes_too():
     kdtf.prune(inner, 0.5)
     model = keras.Sequential([inner, keras.layers.Dense(4)])
     model.build((None, 4))
-    assert attach.recall(inner) is not None
+    assert attach.recall(inner, "kdtf_pruning") is not None
     kdtf.strip(model)
-    assert attach.recall(inner) is None
+    assert attach.recall(inner, "kdtf_pruning") is None
 
 
 def test_the_stamp_changes_when_attachments_do(model):
