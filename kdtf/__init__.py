@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kdtf.pruning import prune
     from kdtf.pruning import sparsity_report
     from kdtf.quantization import cluster
+    from kdtf.quantization import quantize
+    from kdtf.quantization import quantize_aware
     from kdtf.schedules import ConstantSchedule
     from kdtf.schedules import CosineSchedule
     from kdtf.schedules import OneShotSchedule
@@ -42,6 +44,8 @@ __all__ = [
     "compare",
     "export_tflite",
     "prune",
+    "quantize",
+    "quantize_aware",
     "sparsity_report",
     "strip",
 ]
@@ -59,6 +63,8 @@ _HOMES = {
     "compare": "kdtf.evaluation",
     "export_tflite": "kdtf.export",
     "prune": "kdtf.pruning",
+    "quantize": "kdtf.quantization",
+    "quantize_aware": "kdtf.quantization",
     "sparsity_report": "kdtf.pruning",
     "strip": "kdtf.transforms.strip",
 }

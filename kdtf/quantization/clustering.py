@@ -3,6 +3,8 @@
 from typing import Any
 
 from kdtf import flavours
+from kdtf.quantization.schemes import Codebook
+from kdtf.quantization.training import quantize_aware
 
 __all__ = ["INITIALIZATIONS", "cluster"]
 
@@ -17,36 +19,40 @@ def cluster(
     preserve_sparsity: bool = False,
     select: Any = None,
 ) -> Any:
-    """Returns a `tf_keras` model whose kernels have a few distinct values.
+    """Lets the kernels of a model hold a few distinct values only.
 
     Each kernel is written with its own `num_clusters` centroids, which `fit`
     goes on training; `kdtf.strip` bakes them in. The file keeps its size and
     becomes small when compressed (16 values are 4 bits each).
 
-    Compile the returned model, and do not use `model` any more: they share
-    their layers, whose kernels tfmot replaces. Embeddings, depthwise and
-    frozen layers are left alone, as are layers that tfmot does not know.
+    Of Keras 3 this is `kdtf.quantize_aware(model, Codebook(...))`. For
+    `tf_keras` tfmot does it: compile the returned model, and do not use
+    `model` any more: they share their layers, whose kernels tfmot replaces.
+    There embeddings, depthwise and frozen layers are left alone, as are
+    layers that tfmot does not know.
 
     Args:
-        model: A built functional or Sequential `tf_keras` model. There are no
-            codebooks for Keras 3 models yet.
+        model: A built model of Keras 3, changed in place, or a functional or
+            Sequential one of `tf_keras`.
         num_clusters: Values per kernel, at least 2, and 3 where one of them
-            is the preserved zero. Defaults to 16.
+            is the preserved zero; up to 256 for Keras 3. Defaults to 16.
         initialization: Where the centroids start: "linear" or "random"
-            between the extremes, "density" (quantiles), or "kmeans++".
-        preserve_sparsity: Whether zeros stay zeros, for a pruned and then
-            stripped model. Zero is then one of the values.
-        select: Which layers directly in `model`: a layer, a pattern of names
+            between the extremes (random for `tf_keras` only), "density"
+            (quantiles), or "kmeans++".
+        preserve_sparsity: Whether zeros stay zeros, for a pruned model. Zero
+            is then one of the values.
+        select: Which kernels, as for `kdtf.quantize_aware`; of `tf_keras`
+            which layers directly in `model`: a layer, a pattern of names
             (`"dense_*"`), a predicate of a layer, or a list of these.
 
     Returns:
-        A `tf_keras` model with tfmot's wrappers, not compiled.
+        The model; of `tf_keras` one with tfmot's wrappers, not compiled.
 
     Raises:
         TypeError: `model` is no Keras model, or `num_clusters` no integer.
-        ValueError: An argument is out of range, a kernel has fewer non-zero
-            weights than clusters, the model is wrapped already, or it is a
-            Keras 3 model.
+        ValueError: An argument is out of range, the model is clustered or
+            quantized already, or of `tf_keras` a kernel has fewer non-zero
+            weights than clusters.
 
     Example:
         >>> import numpy as np, tf_keras
@@ -59,14 +65,11 @@ def cluster(
     Reference:
         Han et al. 2016, https://arxiv.org/abs/1510.00149 (section 3)
     """
-    if flavours.flavour_of(model) == "keras":
-        raise ValueError(
-            "`cluster` works on `tf_keras` models; there are no codebooks for "
-            f"Keras 3 models yet. Received: model={model.name!r} of Keras 3. "
-            "For a smaller file use `kdtf.export_tflite`, whose targets "
-            "quantize the weights."
-        )
     _check_arguments(num_clusters, initialization, preserve_sparsity)
+    if flavours.flavour_of(model) == "keras":
+        return _with_codebooks(
+            model, num_clusters, initialization, preserve_sparsity, select
+        )
     from kdtf.quantization import tfmot_models
 
     return tfmot_models.cluster(
@@ -76,6 +79,27 @@ def cluster(
         preserve_sparsity=preserve_sparsity,
         select=select,
     )
+
+
+def _with_codebooks(
+    model: Any,
+    num_clusters: int,
+    initialization: str,
+    preserve_sparsity: bool,
+    select: Any,
+) -> Any:
+    if initialization == "random":
+        raise ValueError(
+            "`initialization` of a Keras 3 model must be 'linear', 'density' "
+            "or 'kmeans++'. Received: initialization='random'. 'kmeans++' is "
+            "random, too, and better."
+        )
+    codebook = Codebook(
+        num_entries=num_clusters,
+        keep_zero=preserve_sparsity,
+        initialization=initialization,
+    )
+    return quantize_aware(model, codebook, select=select)
 
 
 def _check_arguments(

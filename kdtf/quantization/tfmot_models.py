@@ -1,13 +1,16 @@
-"""Clusters the weights of `tf_keras` models, by tfmot's wrappers."""
+"""Fewer bits for `tf_keras` models, by tfmot's wrappers."""
 
 from typing import Any
 
 import numpy as np
 import tf_keras
 
+from kdtf.quantization import tfmot_int8
+from kdtf.quantization.tfmot_int8 import PRESERVE
 from kdtf.transforms import tfmot_models
+from kdtf.transforms.tf_keras_layers import check_can_be_cloned
 
-__all__ = ["cluster"]
+__all__ = ["cluster", "quantize_aware"]
 
 
 def cluster(
@@ -63,6 +66,48 @@ def cluster(
         return wrapper if kernels else None
 
     return tfmot_models.wrap_layers(model, wrap, select=select)
+
+
+def quantize_aware(
+    model: Any, scheme: str, *, select: Any = None, preserve: str = "auto"
+) -> Any:
+    """Returns a copy of a `tf_keras` model whose `fit` simulates int8.
+
+    Args:
+        model: A built functional or Sequential `tf_keras` model.
+        scheme: "int8" only: 8-bit weights and activations.
+        select: Which layers with kernels, as in `kdtf.cluster`; the others
+            stay in float. Defaults to all.
+        preserve: What stays in the kernels: "zeros", "clusters" (equal
+            weights stay equal), "zeros_and_clusters", "nothing", or "auto":
+            zeros where they are a quarter of a kernel, clusters where it has
+            at most 256 values, of four weights each or more.
+
+    Returns:
+        A flat `tf_keras` model with tfmot's wrappers, not compiled. It must
+        be trained: its ranges are those of the batches it sees.
+        `left_in_float` tells what stayed in float.
+
+    Raises:
+        ValueError: The scheme is another one, tfmot cannot do it, the model
+            is quantized already, or there is nothing to quantize or preserve.
+    """
+    if scheme != "int8":
+        raise ValueError(
+            "tf_keras models are trained for 'int8' only, by tfmot. Received: "
+            f"scheme={scheme!r}. Use 'int8', `kdtf.cluster` for codebooks, or "
+            "a Keras 3 model for the others."
+        )
+    if preserve not in PRESERVE:
+        raise ValueError(
+            f"`preserve` must be one of {list(PRESERVE)}. Received: "
+            f"preserve={preserve!r}."
+        )
+    check_can_be_cloned(model)
+    tfmot_models.check_plain(model)
+    return tfmot_int8.wrapped(
+        tfmot_models.load_tfmot(), model, select=select, preserve=preserve
+    )
 
 
 def _check_dtype(layer: Any) -> None:

@@ -14,6 +14,8 @@ __all__ = ["check_ranges", "left_in_float", "quantize_wrappers", "unwrapped"]
 
 _WRAPPER = "QuantizeWrapper"
 _INPUT = "QuantizeLayer"
+# Of other activations a layer's int8 form would need the range before them.
+_FUSED = {"linear", "relu", "relu6", "softmax", "sigmoid", "tanh", "gelu"}
 
 
 def quantize_wrappers(model: Any) -> list[Any]:
@@ -48,13 +50,8 @@ def left_in_float(model: Any) -> dict[str, str]:
         if not _is_a(layer, _WRAPPER):
             kind = type(layer).__name__
             found[layer.name] = f"tfmot knows no {kind} with these inputs"
-        elif layer.layer.weights and not layer._weight_vars:
-            kind = type(layer.layer).__name__
-            # Folded into the layer before it.
-            if kind not in ("BatchNormalization", "SyncBatchNormalization"):
-                found[layer.layer.name] = (
-                    f"the {kind} computes in float; only its output is int8"
-                )
+        elif reason := _reason(layer):
+            found[layer.layer.name] = reason
     return found
 
 
@@ -106,7 +103,7 @@ def _plain(layer: Any) -> Any:
     if not _is_a(layer, _WRAPPER):
         return tf_keras_graphs.fresh(layer)
     inner = layer.layer
-    activation = getattr(inner, "activation", None)
+    activation: Any = getattr(inner, "activation", None)
     if type(activation).__name__ == "QuantizeAwareActivation":
         activation = activation.activation
     if type(activation).__name__ == "NoOpActivation":
@@ -129,6 +126,31 @@ def _values(layer: Any, new: Any) -> list[np.ndarray]:
     for variable, quantizer, weights in layer._weight_vars:
         values[_last(variable)] = quantizer(variable, False, weights=weights)
     return [np.asarray(values[_last(variable)]) for variable in new.weights]
+
+
+def _reason(wrapper: Any) -> str | None:
+    inner = wrapper.layer
+    kind = type(inner).__name__
+    if inner.weights and not wrapper._weight_vars and not _is_folded(wrapper):
+        return f"{kind} is not simulated inside, only its output is int8"
+    activation: Any = getattr(inner, "activation", None)
+    activation = getattr(activation, "activation", activation)
+    name = getattr(activation, "__name__", "linear")
+    if wrapper._weight_vars and name not in _FUSED:
+        return f"the {kind} before its {name!r} computes in float"
+    return None
+
+
+def _is_folded(layer: Any) -> bool:
+    """Returns whether a norm becomes part of the layer before it."""
+    tensor = layer.inbound_nodes[0].call_args[0]
+    before = getattr(tensor, "_keras_history", None)
+    if before is None or not _is_a(before.layer, _WRAPPER):
+        return False
+    activation: Any = getattr(before.layer.layer, "activation", None)
+    # tfmot marks with it what it found before a norm.
+    activation = getattr(activation, "activation", activation)
+    return type(activation).__name__ == "NoOpActivation"
 
 
 def _last(variable: Any) -> str:

@@ -162,18 +162,26 @@ def candidates(model: Any) -> list[Candidate]:
     return list(found.values())
 
 
-def select_kernels(model: Any, select: Any = None) -> Selection:
+def select_kernels(
+    model: Any,
+    select: Any = None,
+    *,
+    embeddings: bool = False,
+    depthwise: bool = False,
+) -> Selection:
     """Chooses the kernels of a model that pruning or quantizing may change.
 
     By default these are the matrices and filters that inputs are multiplied
-    with, also inside attention and other nested layers; never biases, norms,
-    depthwise filters or embeddings. With `select` the user chooses among all
+    with, also inside attention and other nested layers; never biases or norms,
+    and depthwise filters or embeddings only where asked for. With `select` the user chooses among all
     trainable floating-point weights of two or more dimensions.
 
     Args:
         model: A built Keras 3 model.
         select: None, or rules whose values are truth values (a matcher alone
             means True). What no rule matches is not taken.
+        embeddings: Whether tables of embeddings are taken by default.
+        depthwise: Whether depthwise filters are taken by default.
 
     Raises:
         TypeError: A rule is of an unknown kind.
@@ -188,12 +196,13 @@ def select_kernels(model: Any, select: Any = None) -> Selection:
         [('head/bias', 'no matrix: a bias or a norm')]
     """
     found = candidates(model)
+    wanted = {"embedding": embeddings, "depthwise": depthwise}
     rules = None if select is None else Rules(select)
     if rules is not None:
         rules.check_used([c for c in found if c.is_matrix])
     taken, skipped = [], []
     for candidate in found:
-        reason = _why_not(candidate, rules)
+        reason = _why_not(candidate, rules, wanted)
         if reason is None:
             taken.append(candidate)
         else:
@@ -201,12 +210,14 @@ def select_kernels(model: Any, select: Any = None) -> Selection:
     return Selection(taken=tuple(taken), skipped=tuple(skipped))
 
 
-def _why_not(candidate: Candidate, rules: Rules | None) -> str | None:
+def _why_not(
+    candidate: Candidate, rules: Rules | None, wanted: Mapping[str, bool]
+) -> str | None:
     impossible = _why_impossible(candidate)
     if impossible is not None:
         return impossible
     if rules is None:
-        return _why_not_default(candidate)
+        return _why_not_default(candidate, wanted)
     return None if rules(candidate) else "not selected"
 
 
@@ -221,15 +232,19 @@ def _why_impossible(candidate: Candidate) -> str | None:
     return None
 
 
-def _why_not_default(candidate: Candidate) -> str | None:
+def _why_not_default(
+    candidate: Candidate, wanted: Mapping[str, bool]
+) -> str | None:
     name = candidate.variable.name
     kind = type(candidate.layer).__name__
     if "depthwise" in name or kind.startswith("Depthwise"):
-        return "depthwise: few weights, each of which matters"
+        why = "depthwise: few weights, each of which matters"
+        return None if wanted["depthwise"] else why
     if is_elementwise(candidate.layer):
         return "scales its inputs one by one; see `select`"
     if isinstance(candidate.layer, keras.layers.Embedding):
-        return "an embedding, looked up and not multiplied; see `select`"
+        why = "an embedding, looked up and not multiplied; see `select`"
+        return None if wanted["embedding"] else why
     if name not in _KERNEL_NAMES:
         return "not called a kernel; see `select`"
     return None

@@ -40,6 +40,10 @@ class Substitution:
         """Gives what stands in place of the layer's output."""
         return outputs
 
+    def variables(self) -> Sequence[Any]:
+        """Gives variables of its own that the call inside may assign."""
+        return ()
+
     def inside(self, layer: Any) -> contextlib.AbstractContextManager[Any]:
         """Gives a context to call the layer in."""
         del layer
@@ -70,7 +74,8 @@ class _Call:
         if not readings:
             return self._original(*args, **kwargs)
         read = {id(variable) for variable, _ in readings}
-        others = [v for v in self._layer.variables if id(v) not in read]
+        known = [*self._layer.variables, *self.substitution.variables()]
+        others = [v for v in known if id(v) not in read]
         # A scope hides the one around it, if there is one.
         mapping = readings + [(v, real_value(v)) for v in others if _in_scope()]
         with keras.StatelessScope(state_mapping=mapping) as scope:

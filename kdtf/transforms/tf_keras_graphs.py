@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from kdtf.transforms.tfmot_models import is_graph
+from kdtf.transforms.tf_keras_layers import is_graph
 
 __all__ = ["custom_classes", "fresh", "rewritten"]
 
@@ -74,7 +74,9 @@ def rewritten(model: Any, replace: Callable[[Any], Any]) -> Any:
         return args[0] if new is None else new(*args, **kwargs)
 
     inputs = [
-        tf_keras.Input(type_spec=tensor.type_spec, name=name)
+        tf_keras.Input(
+            tensor.shape[1:], tensor.shape[0], name=name, dtype=tensor.dtype
+        )
         for tensor, name in zip(model.inputs, model.input_names, strict=True)
     ]
     if _is_flat_sequential(model):
@@ -109,5 +111,6 @@ def _run(
             given = (node.call_args, node.call_kwargs)
             outputs = called(node.layer, *tf.nest.map_structure(new, given))
             flat = tf.nest.flatten(node.outputs)
-            known.update(zip(map(id, flat), tf.nest.flatten(outputs)))
+            new_flat = tf.nest.flatten(outputs)
+            known.update(zip(map(id, flat), new_flat, strict=True))
     return tf.nest.map_structure(new, graph.output)

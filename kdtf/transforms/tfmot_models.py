@@ -4,20 +4,26 @@ tfmot is imported on first use. Its two wrapper classes are no public names of
 it, so they are told by their own.
 """
 
-import fnmatch
 import inspect
 import os
 import sys
 from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 from kdtf.layers import walk_layers
+from kdtf.transforms.tf_keras_layers import check_can_be_cloned
+from kdtf.transforms.tf_keras_layers import is_graph
+from kdtf.transforms.tf_keras_layers import is_kernel_layer
+from kdtf.transforms.tf_keras_layers import leaves
+from kdtf.transforms.tf_keras_layers import matches
+from kdtf.transforms.tf_keras_layers import nothing_found
+from kdtf.transforms.tf_keras_layers import rules_of
 
 __all__ = [
     "check_plain",
     "fit_with_callbacks",
+    "has_quantize_wrappers",
     "load_tfmot",
     "strip",
     "training_callbacks",
@@ -27,6 +33,7 @@ __all__ = [
 
 _PRUNING = "PruneLowMagnitude"
 _CLUSTERING = "ClusterWeights"
+_QUANTIZE = "QuantizeWrapper"
 
 
 def load_tfmot() -> Any:
@@ -71,6 +78,20 @@ def wrappers(model: Any) -> tuple[list[Any], list[Any]]:
     )
 
 
+def has_quantize_wrappers(model: Any) -> bool:
+    """Returns whether tfmot simulates int8 in a model.
+
+    Args:
+        model: Any model.
+
+    Example:
+        >>> import tf_keras
+        >>> has_quantize_wrappers(tf_keras.Sequential())
+        False
+    """
+    return any(_is_a(layer, _QUANTIZE) for _, layer in walk_layers(model))
+
+
 def check_plain(model: Any) -> None:
     """Refuses a model in which tfmot's wrappers are already.
 
@@ -81,6 +102,12 @@ def check_plain(model: Any) -> None:
         ValueError: A layer of it is wrapped.
     """
     pruning, clustering = wrappers(model)
+    if has_quantize_wrappers(model):
+        raise ValueError(
+            "The model is already trained for int8, and tfmot's wrappers do "
+            f"not stack. Received: model={model.name!r}. Call "
+            "`model = kdtf.strip(model)` first."
+        )
     if pruning or clustering:
         state = "pruned" if pruning else "clustered"
         raise ValueError(
@@ -114,19 +141,19 @@ def wrap_layers(
     """
     check_can_be_cloned(model)
     check_plain(model)
-    rules = [_is_kernel_layer] if select is None else rules_of(select)
+    rules = [is_kernel_layer] if select is None else rules_of(select)
     planned: dict[int, Any] = {}
     for rule in rules:
         found = {
             id(inner): inner
             for layer in model.layers
             if matches(rule, layer)
-            for inner in _leaves(layer)
-            if select is not None or _is_kernel_layer(inner)
+            for inner in leaves(layer)
+            if select is not None or is_kernel_layer(inner)
         }
         new = {key: wrap(inner) for key, inner in found.items()}
         if not any(new.values()):
-            raise ValueError(_nothing_found(model, rule, select))
+            raise ValueError(nothing_found(model, rule, select))
         planned.update({key: new[key] for key in new if new[key] is not None})
     return _cloned(model, lambda layer: planned.get(id(layer), layer))
 
@@ -134,11 +161,13 @@ def wrap_layers(
 def strip(model: Any) -> Any:
     """Returns a `tf_keras` model without the wrappers that tfmot put there.
 
-    Zeros and shared values stay in the weights. The result is not compiled;
-    a model in which nothing is wrapped is returned itself.
+    Zeros and shared values stay in the weights, and kernels trained for int8
+    on their grid. The result is not compiled; a model in which nothing is
+    wrapped is returned itself.
 
     Args:
-        model: A `tf_keras` model, pruned or clustered or neither.
+        model: A `tf_keras` model, pruned, clustered, trained for int8 or none
+            of it.
 
     Returns:
         A `tf_keras` model of the same structure, with plain layers.
@@ -153,6 +182,11 @@ def strip(model: Any) -> Any:
         >>> strip(model) is model
         True
     """
+    if has_quantize_wrappers(model):
+        check_can_be_cloned(model)
+        from kdtf.transforms import quantize_wrappers
+
+        return quantize_wrappers.unwrapped(model)
     pruning, clustering = wrappers(model)
     if not pruning and not clustering:
         return model
@@ -217,78 +251,6 @@ def fit_with_callbacks(
 
 def _is_a(value: Any, name: str) -> bool:
     return any(base.__name__ == name for base in type(value).__mro__)
-
-
-def is_graph(layer: Any) -> bool:
-    # What tfmot and `clone_model` ask; tf_keras has no public name for it.
-    return _is_a(layer, "Sequential") or bool(
-        getattr(layer, "_is_graph_network", False)
-    )
-
-
-def check_can_be_cloned(model: Any) -> None:
-    if not is_graph(model):
-        raise ValueError(
-            "tfmot works on functional and Sequential `tf_keras` models only. "
-            f"Received: model={model.name!r} of the subclass "
-            f"{type(model).__name__}. Give the functional model inside (a "
-            "Distiller's `student`), or use a Keras 3 model."
-        )
-    if not model.built:
-        raise ValueError(
-            "The model must be built, so that it has its weights. Received: "
-            f"model={model.name!r}, which was never called. Call it on a "
-            "batch first, or `model.build(input_shape)`."
-        )
-
-
-def _is_kernel_layer(layer: Any) -> bool:
-    """Returns False for what is no kernel on Keras 3 either, by default."""
-    kind = type(layer).__name__
-    return kind != "Embedding" and not kind.startswith("Depthwise")
-
-
-def rules_of(select: Any) -> list[Any]:
-    rules = list(select) if isinstance(select, list | tuple) else [select]
-    for rule in rules:
-        is_layer = hasattr(rule, "get_weights")
-        if not (isinstance(rule, str) or is_layer or callable(rule)):
-            raise TypeError(
-                "`select` must be made of layers, patterns of their names or "
-                f"predicates. Received: {rule!r} of type "
-                f"{type(rule).__name__}."
-            )
-    return rules
-
-
-def matches(rule: Any, layer: Any) -> bool:
-    if isinstance(rule, str):
-        return fnmatch.fnmatchcase(layer.name, rule)
-    if hasattr(rule, "get_weights"):
-        return layer is rule
-    return bool(rule(layer))
-
-
-def _leaves(layer: Any) -> Iterator[Any]:
-    """Gives a layer, or those of a nested model, that have what to train."""
-    if is_graph(layer):
-        for inner in layer.layers:
-            yield from _leaves(inner)
-    elif layer.trainable_weights:
-        yield layer
-
-
-def _nothing_found(model: Any, rule: Any, select: Any) -> str:
-    known = [layer.name for layer in model.layers]
-    if select is None:
-        what, way_out = f"model={model.name!r}", "Use a Keras 3 model."
-    else:
-        what, way_out = f"{rule!r}", "See `[l.name for l in model.layers]`."
-    return (
-        "There must be a trainable layer that tfmot knows how to change. "
-        f"Received: {what}, which has none among {known[:8]}"
-        f"{' ...' if len(known) > 8 else ''}. {way_out}"
-    )
 
 
 def _cloned(model: Any, replace: Callable[[Any], Any]) -> Any:
