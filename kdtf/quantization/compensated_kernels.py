@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
-from typing import Protocol
 
 import keras
 import numpy as np
@@ -21,29 +21,18 @@ from kdtf.quantization.kernel_inputs import why_no_rows
 from kdtf.quantization.second_moments import Moments
 from kdtf.quantization.second_moments import gather_moments
 from kdtf.quantization.second_moments import size_bytes_of_moments
+from kdtf.quantization.symmetric_grid import Grid
 from kdtf.quantization.symmetric_grid import clipped_steps
 from kdtf.quantization.symmetric_grid import nearest_rounding
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.substitution import real_value
 
-__all__ = ["METHODS", "CompensatedKernel", "Grid", "error_compensated"]
+__all__ = ["METHODS", "CompensatedKernel", "error_compensated"]
 
 # Fewer than in the end: they are tried for each of the scales.
 _TRIED_FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 METHODS = ("awq", "gptq", "awq+gptq")
-
-
-class Grid(Protocol):
-    """A symmetric grid: what of it is needed here."""
-
-    @property
-    def num_bits(self) -> int:
-        """2 to 16."""
-
-    @property
-    def group_size(self) -> int | None:
-        """Inputs that share a step; None for all of an output's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +60,6 @@ def error_compensated(
     *,
     grids: Sequence[Grid],
     method: str = "gptq",
-    num_passes: int = 1,
     **options: Any,
 ) -> list[CompensatedKernel]:
     """Returns kernels rounded so that the model's outputs change little.
@@ -93,11 +81,8 @@ def error_compensated(
             used. Some thousand positions (tokens) are good.
         grids: A grid for each kernel.
         method: "awq", "gptq" or "awq+gptq".
-        num_passes: Parts in which the kernels are rounded, in the order in
-            which they are called; each costs a run over the data. With more
-            than one the later parts see what the earlier, rounded ones make
-            of it, and compensate for that too.
-        **options: See `RoundingOptions`.
+        **options: `num_passes`, `damping`, `order`, `max_bytes` and `verbose`
+            of `RoundingOptions`.
 
     Returns:
         For each kernel, its values and steps.
@@ -108,8 +93,7 @@ def error_compensated(
     Example:
         >>> import types
         >>> from kdtf.transforms.selection import select_kernels
-        >>> dense = keras.layers.Dense(2, name="head")
-        >>> model = keras.Sequential([keras.Input((3,)), dense])
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
         >>> taken = select_kernels(model).taken
         >>> grid = types.SimpleNamespace(num_bits=4, group_size=None)
         >>> (kernel,) = error_compensated(
@@ -118,8 +102,8 @@ def error_compensated(
         np.True_
 
     Reference:
-        Frantar et al. 2022, https://arxiv.org/abs/2210.17323; Lin et al.
-        2023, https://arxiv.org/abs/2306.00978
+        Frantar et al. 2022, https://arxiv.org/abs/2210.17323;
+        Lin et al. 2023, https://arxiv.org/abs/2306.00978
     """
     work = _Work(
         model,
@@ -128,13 +112,7 @@ def error_compensated(
         method=method,
         options=RoundingOptions(**options),
     )
-    if num_passes < 1:
-        raise ValueError(
-            "`num_passes` must be at least 1. Received: "
-            f"num_passes={num_passes}. 1 rounds all kernels by what the float "
-            "model computes."
-        )
-    done = work.run(num_passes)
+    done = work.run()
     for kernel in kernels:
         if id(kernel.variable) not in done:
             why = why_no_rows(kernel) or "it is not called on the data"
@@ -148,17 +126,29 @@ class RoundingOptions:
     """How kernels are rounded.
 
     Args:
-        damping: See `compensated_rounding`.
-        order: See `compensated_rounding`.
+        num_passes: Parts in which the kernels are rounded, in the order in
+            which they are called; each costs a run over the data. With more
+            than one the later parts see what the earlier, rounded ones make
+            of it, and compensate for that too.
+        damping, order: See `compensated_rounding`.
         max_bytes: Memory for the inputs' second moments; where all take more,
             there are more passes.
         verbose: 1 prints a line of progress, 0 nothing.
     """
 
+    num_passes: int = 1
     damping: float = 0.01
     order: str = "activation"
     max_bytes: int = 2**30
     verbose: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_passes < 1:
+            raise ValueError(
+                "`num_passes` must be at least 1. Received: "
+                f"num_passes={self.num_passes}. 1 rounds all kernels by what "
+                "the float model computes."
+            )
 
 
 class _Work:
@@ -185,19 +175,15 @@ class _Work:
         self._compensates = "gptq" in method
         self._options = options
 
-    def run(self, num_passes: int) -> dict[int, CompensatedKernel]:
+    def run(self) -> dict[int, CompensatedKernel]:
         """Returns the rounded kernels, by their variables' ids."""
         groups = [
             group
             for group in traced_groups(self._model, self._batches[0].x)
             if self._chosen(group)
         ]
-        parts = list(_parts(groups, num_passes, self._options.max_bytes))
-        steps = len(parts) * len(self._batches) + len(groups)
-        line = keras.utils.Progbar(steps, unit_name="step")
-        advance = functools.partial(line.add, 1)
-        if not (self._options.verbose and groups):
-            advance = functools.partial(int, 0)
+        parts = list(_parts(groups, self._options))
+        advance = self._progress(len(parts) * len(self._batches) + len(groups))
         done: dict[int, CompensatedKernel] = {}
         before: list[tuple[Any, np.ndarray]] = []
         try:
@@ -214,7 +200,7 @@ class _Work:
         return done
 
     def _rounded(
-        self, groups: Sequence[InputGroup], advance: Any
+        self, groups: Sequence[InputGroup], advance: Callable[[], None]
     ) -> Iterator[tuple[Candidate, CompensatedKernel]]:
         found = gather_moments(
             self._model,
@@ -231,6 +217,12 @@ class _Work:
             for kernel in self._chosen(group):
                 yield kernel, self._round(kernel, moments, notes)
             advance()
+
+    def _progress(self, num_steps: int) -> Callable[[], None]:
+        if not self._options.verbose or not num_steps:
+            return lambda: None
+        line = keras.utils.Progbar(num_steps, unit_name="step")
+        return lambda: line.add(1)
 
     def _chosen(self, group: InputGroup) -> list[Candidate]:
         return [k for k in group.kernels if id(k.variable) in self.grids]
@@ -267,7 +259,7 @@ class _Work:
             matrix,
             num_bits=grid.num_bits,
             group_size=grid.group_size,
-            second_moments=moments.second_moments,
+            second_moments=moments.hessian,
         )
         if self._compensates:
             rounded = compensated_rounding(
@@ -285,15 +277,15 @@ class _Work:
 
 
 def _parts(
-    groups: Sequence[InputGroup], num_passes: int, max_bytes: int
+    groups: Sequence[InputGroup], options: RoundingOptions
 ) -> Iterator[list[InputGroup]]:
     """Gives the groups in parts of about the same number, within the memory."""
-    most = -(-len(groups) // num_passes)
+    most = -(-len(groups) // options.num_passes)
     part: list[InputGroup] = []
     taken = 0
     for group in groups:
         size = size_bytes_of_moments(group.kernels[0].layer)
-        if part and (len(part) == most or taken + size > max_bytes):
+        if part and (len(part) == most or taken + size > options.max_bytes):
             yield part
             part, taken = [], 0
         part.append(group)
@@ -349,4 +341,5 @@ def _matrix(kernel: Candidate) -> np.ndarray:
 
 
 def _to_inputs(batch: Batch) -> Batch:
-    return Batch(keras.tree.map_structure(keras.ops.convert_to_tensor, batch.x))
+    to_tensor = keras.ops.convert_to_tensor
+    return Batch(keras.tree.map_structure(to_tensor, batch.x))

@@ -240,7 +240,7 @@ class _NormFinder:
         if any(form_of(k.layer) != LAST_AXIS for k in kernels):
             return f"it sums over more than the last axis of {norm.name!r}"
         width = layout_of(kernels[0].layer, kernels[0].variable).num_inputs
-        if tuple(gain.shape) != (width,):
+        if gain is None or tuple(gain.shape) != (width,):
             return f"{norm.name!r} is not over its {width} inputs"
         inside = {
             operation.name

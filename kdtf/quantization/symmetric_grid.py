@@ -5,12 +5,15 @@ of the grid is one of the integers -q ... q, q = 2**(num_bits - 1) - 1, times a
 step, which the weights of an output, or of a group of it, share.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import Protocol
 
 import numpy as np
 
 __all__ = [
+    "Grid",
     "checked_matrix",
     "clipped_steps",
     "largest_integer",
@@ -21,7 +24,19 @@ __all__ = [
 
 # How far the range may shrink. A normal distribution wants 0.65 of the maximum
 # in 4 bits and 0.35 in 2.
-_SHRINK_FACTORS = tuple(np.linspace(1.0, 0.2, 33).tolist())
+_SHRINK_FACTORS = tuple(np.linspace(1.0, 0.2, 17).tolist())
+
+
+class Grid(Protocol):
+    """What must be known of the grid of a kernel."""
+
+    @property
+    def num_bits(self) -> int:
+        """2 to 16."""
+
+    @property
+    def group_size(self) -> int | None:
+        """Inputs that share a step; None for all of an output's."""
 
 
 def largest_integer(num_bits: int) -> int:
@@ -75,9 +90,8 @@ def clipped_steps(
     """Returns steps for which rounding costs least, clipping what is rare.
 
     For each output, or group of it, the range is the largest |w| times the
-    factor with the least sum of (w - q)^2; with `second_moments` each square
-    is weighted by that of its input, which for inputs that are uncorrelated is
-    the output's error.
+    factor with the least sum of (w - q)^2; with `second_moments` the least
+    squared error of the output, or what the group adds to it.
 
     Args:
         matrix: `(num_inputs, num_outputs)`.
@@ -85,7 +99,9 @@ def clipped_steps(
         group_size: Inputs that share a step; must divide `num_inputs`. None:
             all of an output. Steps of groups are float16 numbers, as which
             LiteRT stores them.
-        second_moments: Sum or mean of x^2 for each input, `(num_inputs,)`.
+        second_moments: Sum or mean of x x^T, `(num_inputs, num_inputs)`; or
+            its diagonal alone, `(num_inputs,)`, which is fast and right for
+            inputs that are uncorrelated.
         grid: Factors to try; of equal ones the first wins. `(1.0,)` gives the
             steps for which nothing is clipped.
 
@@ -115,15 +131,13 @@ def clipped_steps(
         )
     limit = largest_integer(num_bits)
     grouped = _grouped(weights, group_size)
-    importance = _importance(second_moments, grouped.shape)
+    costs_of = _costs_by(second_moments, grouped.shape)
     largest = np.abs(grouped).max(axis=1, keepdims=True)
     best = np.full_like(largest, np.inf)
     steps = np.ones_like(largest)
     for factor in factors:
         tried = _storable(largest * (factor / limit), group_size)
-        error = grouped - round_to_grid(grouped, tried, limit)
-        np.square(error, out=error)
-        costs = (error * importance).sum(axis=1, keepdims=True)
+        costs = costs_of(grouped - round_to_grid(grouped, tried, limit))
         steps = np.where(costs < best, tried, steps)
         best = np.minimum(costs, best)
     return np.where(largest > 0.0, steps, np.float32(1.0))[:, 0]
@@ -188,22 +202,41 @@ def _grouped(weights: np.ndarray, group_size: int | None) -> np.ndarray:
     return weights.reshape(num_inputs // size, size, num_outputs)
 
 
-def _importance(second_moments: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _costs_by(
+    second_moments: Any, shape: tuple[int, ...]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns what gives errors `(groups, size, outputs)` their costs."""
     if second_moments is None:
-        return np.ones((1, 1, 1), "float32")
+        return lambda error: np.square(error).sum(axis=1, keepdims=True)
+    num_groups, size, _ = shape
     given = np.asarray(second_moments, "float64")
-    num_inputs = shape[0] * shape[1]
-    if given.shape != (num_inputs,) or not (given >= 0.0).all():
+    strengths = given if given.ndim == 1 else np.diagonal(given)
+    known = [(num_groups * size,) * rank for rank in (1, 2)]
+    if given.shape not in known or not (strengths >= 0.0).all():
         raise ValueError(
-            "`second_moments` must be a number of at least 0 for each input. "
-            f"Received: shape={given.shape} for {num_inputs} inputs, the "
-            f"least {given.min(initial=np.inf)}. See `second_moment`."
+            "`second_moments` must be a number of at least 0 for each input, "
+            f"or the sum of x x^T. Received: shape={given.shape} for "
+            f"{num_groups * size} inputs. See `second_moment`."
         )
-    # Where no input is ever on, all weights count alike; and a floor, so that
-    # weights of inputs the data happen to lack are not clipped at will.
-    floor = max(1e-4 * given.mean(), np.finfo("float64").tiny)
-    weighed = np.maximum(given, floor) / max(given.mean(), floor)
-    return weighed.astype("float32").reshape(shape[0], shape[1], 1)
+    # In proportion; and a floor, so that weights of inputs that the data
+    # happen to lack are not clipped at will.
+    scale = max(float(strengths.mean()), np.finfo("float64").tiny)
+    floors = np.maximum(1e-4 * scale - strengths, 0.0) / scale
+    if not strengths.any():
+        floors = np.ones_like(floors)
+    floors = floors.astype("float32").reshape(num_groups, size, 1)
+    scaled = (given / scale).astype("float32")
+    if given.ndim == 1:
+        weighed = scaled.reshape(num_groups, size, 1) + floors
+        return lambda error: (np.square(error) * weighed).sum(
+            axis=1, keepdims=True
+        )
+    index = np.arange(num_groups)
+    blocks = scaled.reshape(num_groups, size, num_groups, size)
+    blocks = blocks[index, :, index]
+    return lambda error: (error * (blocks @ error + floors * error)).sum(
+        axis=1, keepdims=True
+    )
 
 
 def _storable(steps: np.ndarray, group_size: int | None) -> np.ndarray:
