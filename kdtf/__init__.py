@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from kdtf.pruning import prune
     from kdtf.pruning import sparsity_report
     from kdtf.quantization import cluster
+    from kdtf.quantization import quantization_report
     from kdtf.quantization import quantize
     from kdtf.quantization import quantize_aware
+    from kdtf.quantization import sensitivity
     from kdtf.schedules import ConstantSchedule
     from kdtf.schedules import CosineSchedule
     from kdtf.schedules import OneShotSchedule
@@ -44,8 +46,10 @@ __all__ = [
     "compare",
     "export_tflite",
     "prune",
+    "quantization_report",
     "quantize",
     "quantize_aware",
+    "sensitivity",
     "sparsity_report",
     "strip",
 ]
@@ -63,8 +67,10 @@ _HOMES = {
     "compare": "kdtf.evaluation",
     "export_tflite": "kdtf.export",
     "prune": "kdtf.pruning",
+    "quantization_report": "kdtf.quantization",
     "quantize": "kdtf.quantization",
     "quantize_aware": "kdtf.quantization",
+    "sensitivity": "kdtf.quantization",
     "sparsity_report": "kdtf.pruning",
     "strip": "kdtf.transforms.strip",
 }

@@ -1,11 +1,17 @@
 """What is printed for people: tables as plain text, bytes with a unit."""
 
+import html
 import io
 from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 
+import rich.box
 import rich.console
+import rich.table
+import rich.text
 
-__all__ = ["format_bytes", "plain_text"]
+__all__ = ["format_bytes", "plain_text", "table", "to_html"]
 
 
 def format_bytes(size_bytes: float) -> str:
@@ -46,3 +52,37 @@ def plain_text(
     render(console)
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines)
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: set[str]
+) -> rich.table.Table:
+    """Gives a table without lines but under its head.
+
+    Args:
+        columns: Titles; the last column is the one that may wrap.
+        rows: Cells, as they are: no markup in them.
+        numbers: Titles of columns that are aligned to the right.
+    """
+    result = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for title in columns:
+        result.add_column(
+            title,
+            justify="right" if title in numbers else "left",
+            no_wrap=title != columns[-1],
+        )
+    for row in rows:
+        result.add_row(*(rich.text.Text(cell) for cell in row))
+    return result
+
+
+def to_html(text: str) -> str:
+    """Gives plain text as an HTML element that keeps its columns.
+
+    Example:
+        >>> to_html("a < b")
+        '<pre>a &lt; b</pre>'
+    """
+    return f"<pre>{html.escape(text, quote=False)}</pre>"

@@ -26,8 +26,19 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quantize",
-        choices=["float16", "dynamic_int8", "int8"],
-        help="how to store the weights; default: what the target asks for",
+        choices=[
+            "float16",
+            "dynamic_int8",
+            "int8",
+            "int4",
+            "int4_block32",
+            "int4_block64",
+            "int4_block128",
+            "int4_block256",
+        ],
+        help="how to store the weights (int8: activations too; int4_block32: "
+        "one scale for 32 weights); default: what the model was quantized "
+        "for, else what the target asks for",
     )
     parser.add_argument(
         "--sparse",

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from kdtf.export.converter import SIGNATURE
+from kdtf.export.float_reasons import FloatOperator
 from kdtf.export.interface import Interface
 from kdtf.export.targets import MODES
 from kdtf.export.targets import Target
@@ -50,6 +51,8 @@ class Evidence:
         reference: The Keras model's outputs by name, `(samples, ...)`.
         kernels: Elements of each kernel the model's graph reads, by path.
         weights: Constants that the `WEIGHT_OPERATORS` of the file read.
+        kept_float: Names of those that stay float on purpose.
+        float_reasons: Operators of an int8 file that stayed float, and why.
     """
 
     description: FileDescription
@@ -60,6 +63,8 @@ class Evidence:
     reference: dict[str, np.ndarray]
     kernels: dict[str, int]
     weights: tuple[TensorDescription, ...]
+    kept_float: frozenset[str] = frozenset()
+    float_reasons: tuple[FloatOperator, ...] = ()
 
 
 def check_variables_are_frozen(evidence: Evidence) -> str | None:
@@ -192,8 +197,9 @@ def check_operators_are_integer(evidence: Evidence) -> str | None:
         return None
     return (
         f"these operators compute in float in an int8 file: {_counted(found)}"
-        ". The converter has no int8 form of them here; use "
-        "`quantize='dynamic_int8'` (target='android'), or other layers"
+        f"{_explained(evidence.float_reasons, found)}. Give the operators "
+        "without a range `representative_data`, or use other layers, or "
+        "`quantize='dynamic_int8'` (target='android')"
     )
 
 
@@ -202,7 +208,11 @@ def check_weights_are_quantized(evidence: Evidence) -> str | None:
 
     A tenth may stay: constants folded into multiplications, for instance.
     """
-    kernels = [tensor for tensor in evidence.weights if _is_kernel(tensor)]
+    kernels = [
+        tensor
+        for tensor in evidence.weights
+        if _is_kernel(tensor) and tensor.name not in evidence.kept_float
+    ]
     kept = MODES[evidence.mode].weight_dtypes
     left = [t for t in kernels if t.dtype not in kept]
     total = sum(int(np.prod(t.shape)) for t in kernels)
@@ -228,7 +238,8 @@ def check_size(evidence: Evidence) -> str | None:
             "more than once"
         )
     is_large = before.size_bytes > _SMALL_BYTES
-    if evidence.mode and is_large and after.size_bytes >= before.size_bytes:
+    is_smaller = after.size_bytes < before.size_bytes
+    if evidence.mode and is_large and not (is_smaller or evidence.kept_float):
         return (
             f"quantize={evidence.mode!r} made the file larger: "
             f"{before.size_bytes} bytes in float, {after.size_bytes} now"
@@ -251,8 +262,8 @@ def check_activation_scales(evidence: Evidence) -> str | None:
     return (
         f"the activation {worst.name!r} has an int8 step of {worst.scale:.3g}"
         ": every smaller value becomes 0. The usual cause is a softmax mask "
-        "of -1e9 in an attention layer. Use `quantize='dynamic_int8'`, which "
-        "keeps activations in float"
+        "of -1e9 that the model adds itself: -30 masks as well. Or use "
+        "`quantize='dynamic_int8'`, which keeps activations in float"
     )
 
 
@@ -301,6 +312,13 @@ def _is_kernel(tensor: TensorDescription) -> bool:
     """Tells weights from scalars, biases, ids and shapes."""
     num_wide = sum(dim > 1 for dim in tensor.shape)
     return num_wide > 1 and tensor.dtype in MODES[None].weight_dtypes
+
+
+def _explained(
+    reasons: tuple[FloatOperator, ...], found: dict[str, int]
+) -> str:
+    lines = [str(reason) for reason in reasons if reason.operator in found]
+    return f" ({_listed(lines)})" if lines else ""
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -93,7 +93,7 @@ def to_float16(source: Traced) -> bytes:
 
 def to_int8(
     source: Traced,
-    samples: Samples,
+    samples: Samples | None,
     *,
     integer_io: bool,
     dense_per_tensor: bool,
@@ -102,22 +102,19 @@ def to_int8(
 
     Args:
         source: The saved model.
-        samples: What activation ranges are measured on.
+        samples: What activation ranges are measured on, where the graph has
+            none. None if it has them all.
         integer_io: Whether float inputs and outputs become int8.
         dense_per_tensor: Whether a Dense kernel gets one scale.
     """
     import tensorflow as tf
 
-    def representative() -> Iterator[dict[str, Any]]:
-        for index in range(len(samples)):
-            values = enumerate(samples.one(index))
-            yield {INPUT.format(i): value for i, value in values}
-
     def configure(converter: Any) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative
-        builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-        converter.target_spec.supported_ops = [builtins]
+        if samples is not None:
+            converter.representative_dataset = lambda: _feeds(samples)
+            builtins = tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            converter.target_spec.supported_ops = [builtins]
         if integer_io:
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
@@ -125,6 +122,12 @@ def to_int8(
             _set_private(converter, _DENSE_PER_TENSOR, True)
 
     return _convert(source, configure)
+
+
+def _feeds(samples: Samples) -> Iterator[dict[str, Any]]:
+    for index in range(len(samples)):
+        values = enumerate(samples.one(index))
+        yield {INPUT.format(i): value for i, value in values}
 
 
 def call(model: Any, inputs: Any) -> Any:

@@ -37,21 +37,25 @@ class Inputs:
 
 
 def read_inputs(
-    model: Any, mode: str | None, representative_data: Any, verify_data: Any
+    model: Any,
+    *,
+    needs_ranges: bool,
+    representative_data: Any,
+    verify_data: Any,
 ) -> Inputs:
     """Returns how to call `model`, and the samples to do it with.
 
     Args:
         model: A built model of either Keras.
-        mode: How it will be quantized.
-        representative_data: As the user gave it; needed for "int8".
+        needs_ranges: Whether activation ranges must be measured.
+        representative_data: As the user gave it.
         verify_data: As the user gave it.
 
     Raises:
         ValueError: Data is missing or does not fit the model.
         ExportError: Neither model nor data tell the shapes.
     """
-    if mode == "int8" and representative_data is None:
+    if needs_ranges and representative_data is None:
         raise ValueError(
             "`representative_data` must be given for int8: activation ranges "
             "are measured on it. Received: representative_data=None. Pass "

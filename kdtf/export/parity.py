@@ -21,6 +21,8 @@ class Parity:
         argmax_agreement: Share of rows with the same argmax, in [0, 1]; None
             if the model has not exactly one output of the shape
             `(batch, classes)` or `(batch, time, classes)`.
+        within_one_step: Share of the numbers of integer outputs that are at
+            most one integer step off, in [0, 1]; None without such outputs.
     """
 
     per_sample_error: tuple[float, ...]
@@ -29,16 +31,20 @@ class Parity:
     mean_error: float
     sqnr_db: dict[str, float]
     argmax_agreement: float | None
+    within_one_step: float | None = None
 
 
 def compare(
-    reference: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    reference: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+    steps: Mapping[str, float] | None = None,
 ) -> Parity:
     """Returns the distances between two sets of outputs of the same shapes.
 
     Args:
         reference: What the Keras model gives, `(samples, ...)` by name.
         outputs: What the file gives.
+        steps: One integer step of each quantized output, as a real value.
 
     Example:
         >>> import numpy as np
@@ -48,6 +54,8 @@ def compare(
         0.5
         >>> round(compare(right, near).sqnr_db["y"], 4)
         20.0
+        >>> compare(right, near, {"y": 0.25}).within_one_step
+        0.5
     """
     differences = {
         name: np.abs(_rows(outputs[name]) - _rows(value))
@@ -68,6 +76,7 @@ def compare(
             for name, value in reference.items()
         },
         argmax_agreement=_argmax_agreement(reference, outputs),
+        within_one_step=_share_within(differences, steps or {}),
     )
 
 
@@ -86,6 +95,14 @@ def sqnr_db(reference: np.ndarray, values: np.ndarray) -> float:
     if not noise:
         return math.inf
     return float(10 * np.log10(signal / noise)) if signal else -math.inf
+
+
+def _share_within(
+    differences: Mapping[str, np.ndarray], steps: Mapping[str, float]
+) -> float | None:
+    # A hundredth for the float32 that steps and outputs are computed in.
+    near = [differences[name] <= 1.01 * steps[name] for name in steps]
+    return float(np.concatenate(near, axis=None).mean()) if near else None
 
 
 def _rows(values: np.ndarray) -> np.ndarray:

@@ -3,9 +3,12 @@
 import dataclasses
 import pathlib
 
+from kdtf.export.float_reasons import FloatOperator
 from kdtf.export.sparsity import SparseTensor
 from kdtf.export.sparsity import counted_reasons
 from kdtf.flatbuffer import Signature
+
+_NUM_REASONS = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,7 +20,7 @@ class ExportResult:
         size_bytes: Its size.
         gzip_size_bytes: Its size after gzip: what a download costs.
         target: "android", "iot" or "float".
-        quantize: None, "float16", "dynamic_int8" or "int8".
+        quantize: None, or a mode of `export_tflite`, such as "int8".
         signatures: Its entries with the names, types and shapes of inputs
             and outputs.
         operators: Name to count.
@@ -36,6 +39,10 @@ class ExportResult:
             and after.
         left_dense: Why other weights of FULLY_CONNECTED stayed dense, and
             how many for each reason; empty if `sparse` was not asked for.
+        within_one_step: Share of the numbers of int8 outputs that are at most
+            one int8 step from the Keras model's, in [0, 1]; None without
+            such outputs.
+        float_reasons: Which operators of an int8 file stayed float, and why.
     """
 
     path: pathlib.Path
@@ -55,6 +62,8 @@ class ExportResult:
     warnings: tuple[str, ...] = ()
     sparse_tensors: tuple[SparseTensor, ...] = ()
     left_dense: dict[str, int] = dataclasses.field(default_factory=dict)
+    within_one_step: float | None = None
+    float_reasons: tuple[FloatOperator, ...] = ()
 
     def __str__(self) -> str:
         """Returns a summary of a few lines."""
@@ -64,6 +73,7 @@ class ExportResult:
             f"  target {self.target}, quantize {self.quantize or 'float32'}",
             *(_signature_lines(self.signatures)),
             f"  operators: {_counts(self.operators)}",
+            *(_float_lines(self.float_reasons)),
             *(_sparsity_lines(self.sparse_tensors, self.left_dense)),
             f"  verified on {self.verified_on}: {self._quality()}",
             *(f"  warning: {warning}" for warning in self.warnings),
@@ -77,6 +87,8 @@ class ExportResult:
         )
         if self.argmax_agreement is not None:
             text += f", same argmax {self.argmax_agreement:.1%}"
+        if self.within_one_step is not None:
+            text += f", within one int8 step {self.within_one_step:.1%}"
         return text
 
 
@@ -89,6 +101,12 @@ def _signature_lines(signatures: tuple[Signature, ...]) -> list[str]:
         ]
         lines.append(f"  {signature.key}({ends[0]}) -> {ends[1]}")
     return lines
+
+
+def _float_lines(operators: tuple[FloatOperator, ...]) -> list[str]:
+    lines = [f"  stayed float: {op}" for op in operators[:_NUM_REASONS]]
+    num_more = len(operators) - len(lines)
+    return lines + ([f"  stayed float: {num_more} more"] if num_more else [])
 
 
 def _sparsity_lines(

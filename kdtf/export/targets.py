@@ -56,32 +56,66 @@ class Mode:
         min_sqnr_db: Signal-to-noise ratio, in decibels, below which the file
             does not compute the model's function any more.
         good_sqnr_db: The ratio below which the result carries a warning.
+        simulated_sqnr_db: The same two for a model that was quantized for
+            this mode, so that its own outputs are what the file must give.
+        num_bits: Of the weights, where activations stay float.
+        block_size: Weights that share one scale; None for one scale for each
+            output.
     """
 
     weight_dtypes: frozenset[str]
     min_sqnr_db: float
     good_sqnr_db: float
+    simulated_sqnr_db: tuple[float, float]
+    num_bits: int | None = None
+    block_size: int | None = None
 
 
 _INTEGERS = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2"})
 _HALVES = frozenset({"FLOAT16", "BFLOAT16"})
 # Measured on a CNN and on small transformers: float32 126 to 138 dB, float16
-# 61 to 80, dynamic int8 40 to 55, int8 24 to 37; a route that lost the weights
-# or saturated an activation lies at or under 5. The error limits leave room
-# for models whose values cancel, the warning limits are what is usual.
-MODES = {
+# 61 to 80, dynamic int8 40 to 55, int8 24 to 37, int4 15 to 35; a route that
+# lost the weights or saturated an activation lies at or under 5. The error
+# limits leave room for models whose values cancel, the warning limits are what
+# is usual. Where the weights were on their grid before, only what the runtime
+# does to activations is left.
+MODES: dict[str | None, Mode] = {
     None: Mode(
         weight_dtypes=_INTEGERS | _HALVES | {"FLOAT32", "FLOAT64"},
         min_sqnr_db=80.0,
         good_sqnr_db=100.0,
+        simulated_sqnr_db=(80.0, 100.0),
     ),
     "float16": Mode(
-        weight_dtypes=_INTEGERS | _HALVES, min_sqnr_db=40.0, good_sqnr_db=55.0
+        weight_dtypes=_INTEGERS | _HALVES,
+        min_sqnr_db=40.0,
+        good_sqnr_db=55.0,
+        simulated_sqnr_db=(40.0, 55.0),
     ),
     "dynamic_int8": Mode(
-        weight_dtypes=_INTEGERS, min_sqnr_db=15.0, good_sqnr_db=30.0
+        weight_dtypes=_INTEGERS,
+        min_sqnr_db=15.0,
+        good_sqnr_db=30.0,
+        simulated_sqnr_db=(20.0, 30.0),
+        num_bits=8,
     ),
-    "int8": Mode(weight_dtypes=_INTEGERS, min_sqnr_db=10.0, good_sqnr_db=20.0),
+    "int8": Mode(
+        weight_dtypes=_INTEGERS,
+        min_sqnr_db=10.0,
+        good_sqnr_db=20.0,
+        simulated_sqnr_db=(20.0, 30.0),
+    ),
+    **{
+        f"int4_block{size}" if size else "int4": Mode(
+            weight_dtypes=_INTEGERS,
+            min_sqnr_db=6.0,
+            good_sqnr_db=15.0,
+            simulated_sqnr_db=(20.0, 30.0),
+            num_bits=4,
+            block_size=size,
+        )
+        for size in (None, 32, 64, 128, 256)
+    },
 }
 
 TARGETS = {
@@ -133,7 +167,8 @@ def get_mode(quantize: str | None, target: Target) -> str | None:
     if mode not in MODES:
         raise ValueError(
             f"`quantize` must be one of {list(MODES)}. Received: "
-            f"quantize={quantize!r}."
+            f"quantize={quantize!r}. (Scales for blocks of weights exist for "
+            "int4 only.)"
         )
     if mode not in target.modes:
         raise ValueError(

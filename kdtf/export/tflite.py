@@ -11,6 +11,7 @@ from kdtf.export.errors import ExportError
 from kdtf.export.inputs import Inputs
 from kdtf.export.inputs import read_inputs
 from kdtf.export.inputs import reference_outputs
+from kdtf.export.plan import plan_of
 from kdtf.export.precision import computing_in_float32
 from kdtf.export.result import ExportResult
 from kdtf.export.targets import Target
@@ -20,6 +21,7 @@ from kdtf.export.verify import Verdict
 from kdtf.export.verify import verify
 from kdtf.files import atomic_path
 from kdtf.flavours import flavour_of
+from kdtf.transforms.deployment import deployed
 
 # A flatbuffer addresses 2 GiB. The float file is made on every route.
 MAX_FLOAT_BYTES = 2**31
@@ -53,14 +55,19 @@ def export_tflite(
         target: "android" (builtin operators), "iot" (int8 throughout, also
             inputs and outputs; operators of TensorFlow Lite Micro) or
             "float" (a reference file, not quantized). Defaults to "android".
-        quantize: None (float32; int8 for "iot"), "float16", "dynamic_int8"
-            (int8 weights, float activations: for transformers) or "int8"
-            (int8 weights and activations: for convolutional networks).
-            Defaults to None.
+        quantize: None (float32; int8 for "iot"; for a model that kdtf
+            quantized, what it was quantized for), "float16", "dynamic_int8"
+            (int8 weights, float activations: for transformers), "int8" (int8
+            weights and activations: for convolutional networks), "int4"
+            (int4 weights, float activations: half of "dynamic_int8", and
+            noisier: quantize the model for it first), or "int4_block32",
+            "int4_block64", "int4_block128", "int4_block256" (one scale for so
+            many weights; closer, and slower, than "int4"). Defaults to None.
         representative_data: Typical inputs, needed for "int8": ranges are
-            measured on at most 300 of them. An array, a tuple or dict of
-            arrays as the model takes them, or a `tf.data.Dataset` of batches
-            `x`, `(x, y)` or `(x, y, weight)`.
+            measured on at most 300 of them. A model quantized for "int8" has
+            its ranges; there data adds those of operators without. An array,
+            a tuple or dict of arrays as the model takes them, or a
+            `tf.data.Dataset` of batches `x`, `(x, y)` or `(x, y, weight)`.
         verify_data: Inputs to compare on, in the same forms; at most 100 are
             used. Defaults to `representative_data`, else to random ones.
         sparse: Whether weights of one-row Dense and EinsumDense layers that
@@ -74,9 +81,10 @@ def export_tflite(
 
     Raises:
         ExportError: The model does not convert, no weight can be stored
-            sparse, or the file failed a check; no file is left and an older
-            one is untouched.
-        ValueError: An argument is unknown, missing or does not fit.
+            sparse, a quantized kernel cannot keep its values, or the file
+            failed a check; no file is left and an older one is untouched.
+        ValueError: An argument is unknown, missing, does not fit, or is not
+            what the model was quantized for.
         TypeError: `model` is no Keras model.
 
     Example:
@@ -92,18 +100,27 @@ def export_tflite(
         [[5.5]]
     """
     chosen = get_target(target)
-    mode = get_mode(quantize, chosen)
+    asked = get_mode(quantize, chosen)
     if sparse:
-        _check_sparse(mode, chosen)
+        _check_sparse(asked, chosen)
     _check_path(path)
     _check_model(model)
     _check_size(model)
-    inputs = read_inputs(model, mode, representative_data, verify_data)
-    with computing_in_float32(model) as policies:
-        reference = reference_outputs(model, inputs)
-        build = build_file(
-            model, inputs, target=chosen, mode=mode, sparse=sparse
+    with deployed(model) as deployment:
+        plan = plan_of(
+            model, target=chosen, quantize=quantize, deployment=deployment
         )
+        if sparse and plan.mode != asked:
+            _check_sparse(plan.mode, chosen)
+        inputs = read_inputs(
+            model,
+            needs_ranges=plan.mode == "int8" and not plan.has_ranges,
+            representative_data=representative_data,
+            verify_data=verify_data,
+        )
+        with computing_in_float32(model) as policies:
+            reference = reference_outputs(model, inputs)
+            build = build_file(model, inputs, plan=plan, sparse=sparse)
     with atomic_path(path) as temporary:
         verdict = verify(
             temporary, build, samples=inputs.verification, reference=reference
@@ -166,22 +183,26 @@ def _result(
         f"computed in float32; the model's own policy is {policy!r}"
         for policy in sorted(policies)
     )
+    deployment = build.plan.deployment
+    said = deployment.notes if deployment else ()
     return ExportResult(
         path=pathlib.Path(path),
         size_bytes=description.size_bytes,
         gzip_size_bytes=description.gzip_size_bytes,
-        target=build.target.name,
-        quantize=build.mode,
+        target=build.plan.target.name,
+        quantize=build.plan.mode,
         signatures=description.signatures,
         operators=description.operators,
         float_operators=float_operators(description),
+        float_reasons=build.float_reasons,
         per_sample_error=parity.per_sample_error,
         max_error=parity.max_error,
         mean_error=parity.mean_error,
         sqnr_db=min(parity.sqnr_db.values()),
         argmax_agreement=parity.argmax_agreement,
+        within_one_step=parity.within_one_step,
         verified_on=inputs.verification.source,
-        warnings=computed + verdict.warnings,
+        warnings=computed + said + build.notes + verdict.warnings,
         sparse_tensors=build.sparse.tensors if build.sparse else (),
         left_dense=build.sparse.left_dense if build.sparse else {},
     )

@@ -18,6 +18,7 @@ from kdtf.export.graph import output_steps
 from kdtf.export.parity import Parity
 from kdtf.export.parity import compare
 from kdtf.export.samples import Samples
+from kdtf.export.worker import Outcome
 from kdtf.export.worker import run_isolated
 from kdtf.flatbuffer import FileDescription
 from kdtf.flatbuffer import describe
@@ -54,32 +55,28 @@ def verify(
         ExportError: The file failed a check.
     """
     path.write_bytes(build.content)
+    # Simulated ranges in a float file are slow, and not every one runs.
+    compared = None if build.plan.has_ranges else build.baseline
     with (
         _baseline_file(build.baseline) as baseline,
-        _baseline_file(build.dense or build.baseline) as timed,
+        _baseline_file(build.dense or compared) as timed,
     ):
         description = describe(path)
         evidence = checks.Evidence(
             description=description,
             baseline=describe(baseline) if baseline else description,
-            target=build.target,
-            mode=build.mode,
+            target=build.plan.target,
+            mode=build.plan.mode,
             interface=build.interface,
             reference=reference,
             kernels=build.kernels,
             weights=constants_read_by(checks.WEIGHT_OPERATORS, description),
+            kept_float=build.kept_float,
+            float_reasons=build.float_reasons,
         )
         _refuse(check(evidence) for check in checks.CHECKS)
         outcome = run_isolated(path, samples.arrays, baseline=timed)
-    run = run_checks.RunEvidence(
-        mode=build.mode,
-        is_sparse=build.sparse is not None,
-        outputs=outcome.outputs,
-        parity=compare(reference, outcome.outputs),
-        steps=output_steps(build.content),
-        latency_ms=outcome.latency_ms,
-        baseline_latency_ms=outcome.baseline_latency_ms,
-    )
+    run = _run_evidence(build, outcome, reference)
     _refuse(check(run) for check in run_checks.CHECKS)
     found = [warn(evidence) for warn in checks.WARNINGS]
     found += [warn(run) for warn in run_checks.WARNINGS]
@@ -87,6 +84,23 @@ def verify(
         description=description,
         parity=run.parity,
         warnings=tuple(text for text in found if text),
+    )
+
+
+def _run_evidence(
+    build: Build, outcome: Outcome, reference: dict[str, np.ndarray]
+) -> run_checks.RunEvidence:
+    steps = output_steps(build.content)
+    return run_checks.RunEvidence(
+        mode=build.plan.mode,
+        limits=build.plan.limits,
+        is_simulated=build.plan.deployment is not None,
+        is_sparse=build.sparse is not None,
+        outputs=outcome.outputs,
+        parity=compare(reference, outcome.outputs, steps),
+        steps=steps,
+        latency_ms=outcome.latency_ms,
+        baseline_latency_ms=outcome.baseline_latency_ms,
     )
 
 

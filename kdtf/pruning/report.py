@@ -5,14 +5,13 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
-import rich.box
 import rich.console
-import rich.markup
-import rich.table
 import rich.text
 
 from kdtf.console import format_bytes
 from kdtf.console import plain_text
+from kdtf.console import table
+from kdtf.console import to_html
 from kdtf.drawing import ACCENT
 from kdtf.drawing import DPI
 from kdtf.drawing import INK
@@ -92,8 +91,7 @@ class SparsityReport:
         return plain_text(lambda console: _render(self, console), width=160)
 
     def _repr_html_(self) -> str:
-        text = rich.markup.escape(str(self)).replace("&", "&amp;")
-        return f"<pre>{text.replace('<', '&lt;')}</pre>{self.to_svg()}"
+        return f"{to_html(str(self))}{self.to_svg()}"
 
     def to_svg(self) -> str:
         """Returns a bar for each kernel, its zeros filled, as `<svg>`."""
@@ -209,32 +207,25 @@ def _kernel(candidate: Candidate, note: str, flavour: str) -> KernelSparsity:
 
 
 def _render(report: SparsityReport, console: rich.console.Console) -> None:
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for title in ("Kernel", "Shape", "Weights", "Zeros", "1x4 blocks", ""):
-        is_number = title in ("Weights", "Zeros", "1x4 blocks")
-        table.add_column(
-            title,
-            justify="right" if is_number else "left",
-            no_wrap=title != "",
-        )
-    for kernel in report.kernels:
-        table.add_row(
-            rich.text.Text(kernel.path),
+    columns = ("Kernel", "Shape", "Weights", "Zeros", "1x4 blocks", "")
+    rows = [
+        (
+            kernel.path,
             "x".join(map(str, kernel.shape)),
             f"{kernel.num_parameters:,}",
             f"{kernel.sparsity:.3f}",
             f"{kernel.zero_blocks:.3f}",
             kernel.note,
         )
+        for kernel in report.kernels
+    ]
     console.print(
         rich.text.Text(
             f"{report.name}: {report.num_parameters:,} weights, "
             f"{report.sparsity:.3f} of them 0"
         )
     )
-    console.print(table)
+    console.print(table(columns, rows, numbers=set(columns[2:5])))
     for words in report.words():
         console.print(rich.text.Text(words))
 

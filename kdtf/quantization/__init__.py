@@ -2,6 +2,8 @@
 
 from kdtf.quantization.clustering import cluster
 from kdtf.quantization.post_training import quantize
+from kdtf.quantization.report import QuantizationReport
+from kdtf.quantization.report import quantization_report
 from kdtf.quantization.schemes import SCHEMES
 from kdtf.quantization.schemes import Activations
 from kdtf.quantization.schemes import Codebook
@@ -9,6 +11,8 @@ from kdtf.quantization.schemes import Linear
 from kdtf.quantization.schemes import NormalFloat4
 from kdtf.quantization.schemes import PowerOfTwo
 from kdtf.quantization.schemes import Scheme
+from kdtf.quantization.sensitivity import Sensitivity
+from kdtf.quantization.sensitivity import sensitivity
 from kdtf.quantization.training import quantize_aware
 
 __all__ = [
@@ -18,8 +22,12 @@ __all__ = [
     "Linear",
     "NormalFloat4",
     "PowerOfTwo",
+    "QuantizationReport",
     "Scheme",
+    "Sensitivity",
     "cluster",
+    "quantization_report",
     "quantize",
     "quantize_aware",
+    "sensitivity",
 ]

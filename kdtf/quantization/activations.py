@@ -50,6 +50,8 @@ class RangeQuantizer(keras.layers.Layer):
         fixed: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(dtype="float32", autocast=False)
+        # One that comes with its inputs is the layer's business.
+        self.supports_masking = True
         self.site_path = path
         self.fixed = fixed
         # Stays when `fit` goes on: the device's own is what is simulated.
@@ -154,20 +156,26 @@ def calibrating(
         quantizers: Those to set, but for fixed ones. The model must be run
             eagerly meanwhile.
         estimator: One of `kdtf.quantization.ranges.ESTIMATORS`.
+
+    Raises:
+        ValueError: A value is not finite.
     """
     watched = [q for q in quantizers if q.fixed is None]
     seen: dict[int, list[np.ndarray]] = {id(q): [] for q in watched}
+    diverged: list[str] = []
     keeps_all = estimator != "min_max"
 
     def see(quantizer: RangeQuantizer) -> Callable[[Any], None]:
         def keep(inputs: Any) -> None:
             values = np.asarray(inputs, "float32").ravel()
             ends = np.array([values.min(), values.max()])
-            if keeps_all:
-                # Evenly spaced, so that the same data gives the same range.
-                stride = -(-values.size // _MAX_KEPT)
-                ends = np.concatenate([ends, values[::stride]])
-            seen[id(quantizer)].append(ends)
+            if not np.isfinite(ends).all():
+                diverged.append(quantizer.site_path)
+            # Evenly spaced, so that the same data gives the same range, and
+            # without the ends: a share of all values is asked for.
+            stride = -(-values.size // _MAX_KEPT)
+            kept = values[::stride] if keeps_all else ends
+            seen[id(quantizer)].append(kept)
 
         return keep
 
@@ -178,6 +186,11 @@ def calibrating(
     finally:
         for quantizer in watched:
             quantizer._see = None
+    if diverged:
+        raise ValueError(
+            "Calibration must give finite values. Received: nan or infinity "
+            f"first at {diverged[0]!r}. Check `data` and the model's weights."
+        )
     for quantizer in watched:
         parts = seen[id(quantizer)]
         if parts:

@@ -16,6 +16,7 @@ from keras import ops
 from kdtf.quantization import codebook as codebooks
 from kdtf.quantization import power_of_two as powers
 from kdtf.quantization import schemes
+from kdtf.quantization.linear import block_scale
 from kdtf.quantization.linear import fake_quantize
 from kdtf.quantization.linear import max_integer
 from kdtf.quantization.linear import straight_through
@@ -129,7 +130,7 @@ class LinearQuantizer(KernelQuantizer):
             return fake_quantize(weights, scale, num_bits=scheme.num_bits)
         groups = to_groups(weights, layout, scheme.group_size)
         peak = ops.max(ops.abs(groups), axis=1, keepdims=True)
-        scale = half_precision(symmetric_scale(peak, num_bits=scheme.num_bits))
+        scale = block_scale(symmetric_scale(peak, num_bits=scheme.num_bits))
         values = fake_quantize(groups, scale, num_bits=scheme.num_bits)
         return from_groups(values, layout)
 
@@ -171,7 +172,7 @@ class SteppedQuantizer(LinearQuantizer):
         factor = float((weights_per_step * high) ** -0.5)
         steps = ops.maximum(ops.abs(steps), 1e-12)
         if self.scheme.group_size:
-            steps = straight_through(steps, half_precision(steps))
+            steps = straight_through(steps, block_scale(steps))
         scaled = steps * factor
         steps = straight_through(scaled, steps)
         position = ops.clip(groups / steps, -high, high)
@@ -193,7 +194,7 @@ class SteppedQuantizer(LinearQuantizer):
         peak = np.abs(groups).max(axis=1)
         steps = symmetric_scale(peak, num_bits=self.scheme.num_bits)
         if self.scheme.group_size:
-            steps = half_precision(steps)
+            steps = block_scale(steps)
         return np.asarray(steps)
 
     def _lsq_steps(self, weights: np.ndarray) -> np.ndarray:
@@ -316,13 +317,6 @@ def from_groups(groups: Any, layout: Layout) -> Any:
     """Returns the kernel that `to_groups` made the groups from."""
     shape = (layout.num_inputs, layout.num_outputs)
     return layout.from_matrix(ops.reshape(groups, shape))
-
-
-def half_precision(steps: Any) -> Any:
-    """Returns steps as LiteRT stores those of blocks: rounded to float16."""
-    # The smallest normal one: a subnormal would lose digits, or be 0.
-    steps = ops.maximum(steps, float(np.finfo("float16").tiny))
-    return ops.cast(ops.cast(steps, "float16"), "float32")
 
 
 def _check_finite(kernel: Candidate) -> None:

@@ -116,8 +116,17 @@ def calibrate(model: Any, state: QuantizationState, data: Any) -> None:
         data: Batches as `fit` takes them.
 
     Raises:
-        ValueError: There is no data, or something on the way is not finite.
+        ValueError: There is no data, or something on the way is not finite;
+            the model is not quantized then.
     """
+    try:
+        _calibrate(model, state, data)
+    except Exception:
+        state.take_off(model)
+        raise
+
+
+def _calibrate(model: Any, state: QuantizationState, data: Any) -> None:
     activations = state.activations
     if data is None or activations is None:
         raise ValueError(

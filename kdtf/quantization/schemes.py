@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdtf.quantization.linear import check_num_bits
+from kdtf.quantization.power_of_two import additive_power_of_two_levels
 from kdtf.quantization.ranges import ESTIMATORS
 
 __all__ = [
@@ -41,7 +42,8 @@ class Linear:
         granularity: What shares a step: "per_tensor", "per_channel" (each
             output has its own) or "per_group" (each group of inputs, too).
         group_size: Inputs in a group: 32, 64, 128 or 256, which LiteRT has
-            kernels for; their steps are rounded to float16, as it stores them.
+            kernels for; their steps have 7 bits after the leading one, which
+            is what it computes with.
         range: How wide the grid is: "max_abs" (reaches the largest weight)
             or "mean_squared_error" (clips outliers for a finer step).
         learn_step: Whether training learns the steps, by their gradients
@@ -66,7 +68,8 @@ class Linear:
         _check_choice("granularity", self.granularity, _GRANULARITIES)
         _check_choice("range", self.range, ("max_abs", "mean_squared_error"))
         is_grouped = self.granularity == "per_group"
-        if is_grouped != (self.group_size in _GROUP_SIZES):
+        sizes = _GROUP_SIZES if is_grouped else (None,)
+        if self.group_size not in sizes:
             raise ValueError(
                 "`group_size` goes with granularity='per_group' and must be "
                 f"one of {list(_GROUP_SIZES)}. Received: granularity="
@@ -140,8 +143,8 @@ class PowerOfTwo:
     `num_bits=4` (7 octaves), 4 bits for `num_bits=3` (3 octaves).
 
     Args:
-        num_bits: Bits of the stored exponents and the sign, 3 or 4 with one
-            term; 4 to 8 with more.
+        num_bits: Bits of the stored exponents and the sign: 2 to 5 with one
+            term; 3, 4, 5 or 7 with two.
         num_terms: Powers in each sum.
         granularity: What shares a scale: "per_tensor" or "per_channel".
 
@@ -166,6 +169,8 @@ class PowerOfTwo:
                 "`num_terms` must be 1 or 2. Received: "
                 f"num_terms={self.num_terms!r}."
             )
+        # Refuses bits that cannot be dealt to the terms.
+        additive_power_of_two_levels(self.num_bits, self.num_terms)
 
     def __str__(self) -> str:
         """Says it in a few words."""

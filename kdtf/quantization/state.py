@@ -23,6 +23,7 @@ from kdtf.transforms.deployment import KernelGrid
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.substitution import Substitution
 from kdtf.transforms.substitution import real_value
+from kdtf.transforms.substitution import restore
 from kdtf.transforms.substitution import substitute
 
 __all__ = ["STATE", "QuantizationState", "QuantizedCall", "QuantizedKernel"]
@@ -46,7 +47,8 @@ class QuantizedKernel:
 
     def reading(self) -> Any:
         """Returns what the kernel reads as in its layer."""
-        return self.quantizer(real_value(self.kernel.variable))
+        value = real_value(self.kernel.variable)
+        return self.quantizer(keras.ops.cast(value, "float32"))
 
     def grid(self) -> KernelGrid:
         """Returns the quantized values, and how a file can store them."""
@@ -72,6 +74,8 @@ class QuantizedCall(Substitution):
     Args:
         kernels: Kernels that are read in its call.
         inputs: Quantizers of its float inputs, in order; none if empty.
+        declared: Gives the inputs as the layer declares them, whatever the
+            structure and dtype they came in.
         inside: Quantizer of what goes into its activation function.
         output: Quantizer of its output.
     """
@@ -83,7 +87,9 @@ class QuantizedCall(Substitution):
         inputs: Sequence[RangeQuantizer] = (),
         inside: RangeQuantizer | None = None,
         output: RangeQuantizer | None = None,
+        declared: Callable[[Any], Any] | None = None,
     ) -> None:
+        self.declared = declared
         self.kernels = list(kernels)
         self.inputs = list(inputs)
         self.inner = inside
@@ -104,13 +110,24 @@ class QuantizedCall(Substitution):
         ]
 
     def variables(self) -> list[Any]:
-        """Gives what the quantizer inside the layer's call assigns."""
-        return [] if self.inner is None else list(self.inner.weights)
+        """Gives what the quantizers remember."""
+        quantizers = [k.quantizer for k in self.kernels] + self.ranges
+        return [v for quantizer in quantizers for v in quantizer.weights]
 
     def before(self, inputs: Any) -> Any:
         """Quantizes the float tensors among the inputs."""
         if not self.inputs:
             return inputs
+        if self.declared is not None:
+            inputs = self.declared(inputs)
+        given = [x for x in keras.tree.flatten(inputs) if _is_float(x)]
+        if len(given) != len(self.inputs):
+            raise ValueError(
+                "A model must be called with the float tensors that it was "
+                f"quantized for. Received: {len(given)} of them, not "
+                f"{len(self.inputs)}. Give inputs the structure and the dtypes "
+                "of the first batch of `data`."
+            )
         remaining = iter(self.inputs)
         return keras.tree.map_structure(
             lambda x: next(remaining)(x) if _is_float(x) else x, inputs
@@ -185,6 +202,12 @@ class QuantizationState(Deployable):
         substitute(layer, call)
         for kernel in call.kernels:
             _let_train(kernel)
+
+    def take_off(self, model: Any) -> None:
+        """Leaves a model as it was, where quantizing it came to nothing."""
+        for layer, _ in self.calls():
+            restore(layer)
+        delattr(model, f"_{self.name}")
 
     @contextlib.contextmanager
     def deployed(self, model: Any) -> Iterator[Deployment]:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+from kdtf.quantization.linear import block_scale
+
 __all__ = [
     "Grid",
     "checked_matrix",
@@ -97,8 +99,8 @@ def clipped_steps(
         matrix: `(num_inputs, num_outputs)`.
         num_bits: 2 to 16.
         group_size: Inputs that share a step; must divide `num_inputs`. None:
-            all of an output. Steps of groups are float16 numbers, as which
-            LiteRT stores them.
+            all of an output. Steps of groups have the few digits that
+            LiteRT keeps of them.
         second_moments: Sum or mean of x x^T, `(num_inputs, num_inputs)`; or
             its diagonal alone, `(num_inputs,)`, which is fast and right for
             inputs that are uncorrelated.
@@ -240,16 +242,14 @@ def _costs_by(
 
 
 def _storable(steps: np.ndarray, group_size: int | None) -> np.ndarray:
-    """Returns positive steps; those of groups as float16 can hold them."""
-    tiny = np.finfo("float32").tiny
-    if group_size is not None:
-        half = np.finfo("float16")
-        if steps.max() > half.max:
-            raise ValueError(
-                "Steps of groups must fit float16, in which LiteRT stores "
-                f"them. Received: {steps.max():.3g}, above {half.max}. Use "
-                "group_size=None."
-            )
-        steps = steps.astype("float16").astype("float32")
-        tiny = np.float32(half.smallest_subnormal)
-    return np.maximum(steps, tiny)
+    """Returns positive steps; those of groups as LiteRT computes with them."""
+    if group_size is None:
+        return np.maximum(steps, np.finfo("float32").tiny)
+    most = np.finfo("float16").max
+    if steps.max() > most:
+        raise ValueError(
+            "Steps of groups must fit float16, in which LiteRT stores them. "
+            f"Received: {steps.max():.3g}, above {most}. Use "
+            "group_size=None."
+        )
+    return np.asarray(block_scale(steps))

@@ -13,6 +13,8 @@ from kdtf.flavours import flavour_of
 from kdtf.layers import walk_layers
 from kdtf.quantization import schemes
 from kdtf.quantization.activations import RangeQuantizer
+from kdtf.quantization.declared import as_functional
+from kdtf.quantization.declared import declared_inputs
 from kdtf.quantization.kernels import KernelQuantizer
 from kdtf.quantization.kernels import quantizer_of
 from kdtf.quantization.sites import Site
@@ -25,6 +27,7 @@ from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import Rules
 from kdtf.transforms.selection import candidates
 from kdtf.transforms.selection import select_kernels
+from kdtf.transforms.substitution import substitutions
 
 __all__ = ["prepare", "quantize_aware"]
 
@@ -231,12 +234,13 @@ def _check_plain(model: Any) -> None:
             f"Received: model={model.name!r}, built=False. Call it on a "
             "batch, or give it a `keras.Input`."
         )
-    for layer, state in attach.states(model):
-        if isinstance(state, QuantizationState):
+    for layer, effect in substitutions(model):
+        if isinstance(effect, QuantizedCall):
             raise ValueError(
                 "A model can be quantized once. Received: quantized already: "
-                f"{layer.name!r}. Call `kdtf.strip(model)` first; for several "
-                "schemes in one model give rules as `scheme`."
+                f"{layer.name!r}. Call `kdtf.strip` first, on the model that "
+                "was quantized; for several schemes in one model give rules "
+                "as `scheme`."
             )
     for path, layer in walk_layers(model):
         if getattr(layer, "quantization_mode", None) is not None:
@@ -276,20 +280,18 @@ def _choose(
 
 def _example(model: Any, data: Any) -> Any:
     """Returns what the model is called with, or specifications of it."""
-    if data is not None:
+    functional = as_functional(model)
+    if functional is None and data is not None:
         batch = next(iter(iterate_batches(data)))
         return keras.tree.map_structure(tf.convert_to_tensor, batch.x)
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
+    if functional is None:
         raise ValueError(
             'A subclassed model must be run once to be quantized for "int8". '
             f"Received: data=None for {model.name!r} of type "
             f"{type(model).__name__}. Pass a few typical batches as `data`."
         )
-    is_sequential = isinstance(model, keras.Sequential)
     return keras.tree.map_structure(
-        lambda x: tf.TensorSpec(x.shape, x.dtype),
-        inputs[0] if is_sequential else model.input,
+        lambda x: tf.TensorSpec(x.shape, x.dtype), functional.input
     )
 
 
@@ -313,7 +315,9 @@ def _put_on(
         found, num_inputs = sites
         for site in found:
             _fill(call_of(site.layer), site, activations.decay)
-        call_of(model).inputs = [
+        call = call_of(model)
+        call.declared = declared_inputs(model)
+        call.inputs = [
             RangeQuantizer(f"input_{index}", decay=activations.decay)
             for index in range(num_inputs)
         ]

@@ -41,7 +41,7 @@ class Substitution:
         return outputs
 
     def variables(self) -> Sequence[Any]:
-        """Gives variables of its own that the call inside may assign."""
+        """Gives variables of its own that calls may assign."""
         return ()
 
     def inside(self, layer: Any) -> contextlib.AbstractContextManager[Any]:
@@ -62,11 +62,16 @@ class _Call:
         self.substitution = substitution
         # Keras and kdtf ask whether a call takes `training` or `mask`.
         self.__signature__ = inspect.signature(layer.call)
+        self._first = next(iter(self.__signature__.parameters), "")
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        inputs = self.substitution.before(inputs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args = (self.substitution.before(args[0]), *args[1:])
+        elif self._first in kwargs:
+            inputs = self.substitution.before(kwargs[self._first])
+            kwargs = {**kwargs, self._first: inputs}
         with self.substitution.inside(self._layer):
-            outputs = self._call(inputs, *args, **kwargs)
+            outputs = self._call(*args, **kwargs)
         return self.substitution.after(outputs)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,11 +79,14 @@ class _Call:
         if not readings:
             return self._original(*args, **kwargs)
         read = {id(variable) for variable, _ in readings}
-        known = [*self._layer.variables, *self.substitution.variables()]
-        others = [v for v in known if id(v) not in read]
+        known = [*self._layer.variables]
+        # Layers inside this one have substitutions of their own.
+        for _, substitution in substitutions(self._layer):
+            known.extend(substitution.variables())
+        others = list({id(v): v for v in known if id(v) not in read}.values())
         # A scope hides the one around it, if there is one.
         mapping = readings + [(v, real_value(v)) for v in others if _in_scope()]
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
             before = {id(v): scope.get_current_value(v) for v in others}
             outputs = self._original(*args, **kwargs)
             after = [(v, scope.get_current_value(v)) for v in others]
@@ -86,6 +94,8 @@ class _Call:
             # What the call assigned stayed in the scope: a seed, a statistic.
             if value is not None and value is not before[id(variable)]:
                 variable.assign(value)
+        if scope.losses:
+            self._layer.add_loss(scope.losses)
         return outputs
 
 
@@ -139,11 +149,16 @@ def real_value(variable: Any) -> Any:
 
     There, under a mixed policy, `variable.value` is a half-precision copy.
     """
+    value = None
     if _in_scope():
-        return variable.value
-    return variable._value
+        value = _scopes().get_stateless_scope().get_current_value(variable)
+    return variable._value if value is None else value
 
 
 def _in_scope() -> bool:
-    # Keras has no public question for it.
-    return keras.src.backend.common.stateless_scope.in_stateless_scope()
+    return _scopes().in_stateless_scope()
+
+
+def _scopes() -> Any:
+    # Keras has no public question for them.
+    return keras.src.backend.common.stateless_scope

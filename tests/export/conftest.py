@@ -1,11 +1,17 @@
 """Models and data of this room; every export takes about a second."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
 
 from kdtf.export import ExportError
 from kdtf.export import export_tflite
+from kdtf.transforms.attach import remember
+from kdtf.transforms.deployment import Deployable
+from kdtf.transforms.deployment import Deployment
+from kdtf.transforms.deployment import KernelGrid
 
 
 @pytest.fixture
@@ -82,3 +88,61 @@ def masked_softmax():
     scores = keras.layers.Dense(4)(inputs)
     weights = keras.layers.Softmax()(scores - 1e9 * mask)
     return keras.Model([inputs, mask], keras.layers.Dense(3)(weights))
+
+
+class HandMade(Deployable):
+    """Quantized by hand: kernels get given values while they are deployed."""
+
+    def __init__(self, deployment, values=()):
+        super().__init__(name="hand_made")
+        self.deployment = deployment
+        self.given = values
+
+    @contextlib.contextmanager
+    def deployed(self, model):
+        kept = [(kernel, kernel.numpy()) for kernel, _ in self.given]
+        for kernel, values in self.given:
+            kernel.assign(values)
+        try:
+            yield self.deployment
+        finally:
+            for kernel, values in kept:
+                kernel.assign(values)
+
+
+@pytest.fixture
+def quantize_by_hand():
+    """Hangs a deployment on a model; grids by kernel as `(values, bits)`."""
+
+    def put(model, mode, grids=(), *, block_size=None, **options):
+        made = [
+            KernelGrid(
+                path=kernel.path,
+                values=np.asarray(values, "float32"),
+                num_bits=bits,
+                block_size=block_size,
+            )
+            for kernel, values, bits in grids
+        ]
+        deployment = Deployment(quantize=mode, grids=tuple(made), **options)
+        values = [(kernel, values) for kernel, values, _ in grids]
+        remember(model, HandMade(deployment, values))
+        return model
+
+    return put
+
+
+@pytest.fixture
+def on_grid(rng):
+    """Gives random values on a grid: one scale for each index of `axes`."""
+
+    def draw(shape, levels, *, axes=(-1,), lowest=None):
+        kept = [axis % len(shape) for axis in axes]
+        ends = [n if i in kept else 1 for i, n in enumerate(shape)]
+        integers = rng.integers(
+            -levels if lowest is None else lowest, levels + 1, size=shape
+        )
+        steps = rng.uniform(0.01, 0.02, size=ends).astype("float32")
+        return (integers * steps).astype("float32")
+
+    return draw

@@ -8,8 +8,10 @@ import pytest
 
 from kdtf.export import checks
 from kdtf.export import run_checks
+from kdtf.export.float_reasons import FloatOperator
 from kdtf.export.interface import Interface
 from kdtf.export.parity import compare
+from kdtf.export.targets import MODES
 from kdtf.export.targets import get_target
 from kdtf.flatbuffer import FileDescription
 from kdtf.flatbuffer import Signature
@@ -54,6 +56,7 @@ def evidence(*, target="android", mode=None, baseline=None, **changes):
     values = {
         "kernels": {"dense/kernel": 6},
         "reference": {"y": np.zeros((4, 3))},
+        "float_reasons": (),
     }
     taken = {key: changes.pop(key) for key in list(values) if key in changes}
     description = described(**changes)
@@ -145,6 +148,14 @@ def test_a_tenth_of_the_weights_may_stay_float(num_left, refused):
         assert "reached only 80 of 100 weights" in problem
 
 
+def test_weights_kept_in_float_on_purpose_do_not_count():
+    tensors = (tensor("book", 10, 10), tensor("small", 2, 2, dtype="INT4"))
+    found = evidence(mode="int4", tensors=tensors)
+    assert "reached only 4 of 104" in checks.check_weights_are_quantized(found)
+    kept = dataclasses.replace(found, kept_float=frozenset({"book"}))
+    assert checks.check_weights_are_quantized(kept) is None
+
+
 def test_size_is_compared_for_files_of_some_size_only():
     check = checks.check_size
     before = described(size_bytes=100_000)
@@ -153,6 +164,14 @@ def test_size_is_compared_for_files_of_some_size_only():
     before = described(size_bytes=3_000)
     small = evidence(mode="int8", baseline=before, size_bytes=4_000)
     assert check(small) is None
+
+
+def test_a_file_of_codebooks_need_not_shrink():
+    before = described(size_bytes=100_000)
+    same = evidence(mode="int4", baseline=before)
+    assert "made the file larger" in checks.check_size(same)
+    kept = dataclasses.replace(same, kept_float=frozenset({"book"}))
+    assert checks.check_size(kept) is None
 
 
 def test_scales_of_constants_do_not_count():
@@ -179,13 +198,29 @@ def test_float_operators_on_a_phone_are_a_warning():
     assert checks.warn_of_float_operators(found) is None
 
 
+def test_float_operators_on_a_microcontroller_are_explained():
+    reasons = (
+        FloatOperator(operator="NEG", tensor="a/Neg", reason="no form"),
+        FloatOperator(operator="ADD", tensor="a/Add", reason="unseen"),
+    )
+    found = evidence(
+        target="iot",
+        mode="int8",
+        operator_dtypes={("NEG", "FLOAT32"): 1},
+        float_reasons=reasons,
+    )
+    problem = checks.check_operators_are_integer(found)
+    assert "in an int8 file: NEG x1 (NEG 'a/Neg': no form)." in problem
+
+
 def ran(reference, outputs, *, mode="int8", steps=None, latencies=(None, None)):
     outputs = {"y": np.asarray(outputs, "float32")}
     reference = {"y": np.asarray(reference, "float32")}
     return run_checks.RunEvidence(
         mode=mode,
+        limits=MODES[mode],
         outputs=outputs,
-        parity=compare(reference, outputs),
+        parity=compare(reference, outputs, steps),
         steps=steps or {},
         latency_ms=latencies[0],
         baseline_latency_ms=latencies[1],
@@ -224,6 +259,26 @@ def test_unusual_noise_is_a_warning():
     assert run_checks.warn_of_noise(ran([[1.0]], [[0.95]])) is None
     warning = run_checks.warn_of_noise(ran([[1.0]], [[0.8]]))
     assert "is 14.0 dB; usual for quantize='int8' is 20 dB" in warning
+
+
+@pytest.mark.parametrize("num_off, share", [(1, 0.95), (2, 0.9)])
+def test_a_simulated_file_must_round_as_it_was_simulated(num_off, share):
+    reference = np.zeros((1, 20))
+    outputs = np.full((1, 20), 0.1)
+    outputs[0, :num_off] = 0.25
+    found = ran(reference, outputs, steps={"y": 0.1})
+    assert found.parity.within_one_step == share
+    assert run_checks.warn_of_other_integers(found) is None
+    simulated = dataclasses.replace(found, is_simulated=True)
+    warning = run_checks.warn_of_other_integers(simulated)
+    assert bool(warning) == (share < 0.95)
+    assert warning is None or "only 90.0% of the output numbers" in warning
+    # The noise of one step is no news.
+    assert bool(run_checks.warn_of_noise(simulated)) == (share < 0.95)
+
+
+def test_float_outputs_have_no_steps():
+    assert ran([[1.0]], [[0.9]]).parity.within_one_step is None
 
 
 @pytest.mark.parametrize(

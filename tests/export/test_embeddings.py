@@ -7,7 +7,7 @@ import pytest
 from kdtf.export import converter
 from kdtf.export.embeddings import rewrite_embeddings
 from kdtf.export.interface import interface_of
-from kdtf.export.quantizer import to_dynamic_int8
+from kdtf.export.quantizer import to_dynamic
 from kdtf.litert import Runner
 from kdtf.litert import describe
 
@@ -47,8 +47,8 @@ def test_rewrite_is_bit_exact_and_makes_the_quantized_file_smaller(
     (outputs,) = Runner(after)(inputs).values()
     np.testing.assert_array_equal(outputs, expected)
 
-    plain = write(tmp_path / "plain.tflite", to_dynamic_int8(float_file))
-    small = write(tmp_path / "small.tflite", to_dynamic_int8(rewritten))
+    plain = write(tmp_path / "plain.tflite", to_dynamic(float_file).content)
+    small = write(tmp_path / "small.tflite", to_dynamic(rewritten).content)
     # The tied table of 32 x 16 is no longer there as floats, beside the bytes.
     saved = describe(plain).weight_bytes - describe(small).weight_bytes
     assert saved == 4 * 32 * 16

@@ -11,6 +11,7 @@ from kdtf.export import run_checks
 from kdtf.export.graph import output_steps
 from kdtf.export.parity import compare
 from kdtf.export.sparsity import store_sparse
+from kdtf.export.targets import MODES
 from kdtf.flatbuffer import operator_name
 from kdtf.flatbuffer import read_model
 from kdtf.litert import Runner
@@ -319,6 +320,7 @@ def test_a_sparse_file_slower_than_the_dense_one_has_a_warning(
     outputs = {"y": np.ones((1, 1))}
     found = run_checks.RunEvidence(
         mode=None,
+        limits=MODES[None],
         outputs=outputs,
         parity=compare(outputs, outputs),
         steps={},

@@ -27,6 +27,9 @@ def test_unbuilt_models_are_refused(tmp_path):
     [
         ({"target": "tv"}, r"\['android', 'iot', 'float'\].*target='tv'"),
         ({"quantize": "int3"}, "'dynamic_int8', 'int8'.*quantize='int3'"),
+        ({"quantize": "int8_block32"}, "'int8_block32'.*int4 only"),
+        ({"quantize": "int4_block16"}, "'int4_block256'.*'int4_block16'"),
+        ({"target": "iot", "quantize": "int4"}, "'iot'.*'int4'"),
         ({"target": "iot", "quantize": "float16"}, "'iot'.*'float16'"),
         ({"target": "float", "quantize": "int8"}, "'float'.*'int8'"),
         ({"quantize": "int8"}, "representative_data=None.*'dynamic_int8'"),

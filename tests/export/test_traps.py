@@ -12,6 +12,7 @@ import numpy as np
 
 from kdtf.export import build
 from kdtf.export import converter
+from kdtf.export.quantizer import Dynamic
 from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
 
@@ -182,7 +183,9 @@ def test_t10_fake_quantization_without_optimizations(rng, refuses, monkeypatch):
 
 
 def test_t7_quantizer_does_nothing(tiny_cnn, refuses, monkeypatch):
-    monkeypatch.setattr(build, "to_dynamic_int8", lambda content: content)
+    monkeypatch.setattr(
+        build, "to_dynamic", lambda content, **options: Dynamic(content=content)
+    )
     refuses(
         tiny_cnn,
         "'dynamic_int8' reached only 0 of 52 weights; still in FLOAT32",
@@ -207,10 +210,10 @@ def test_t7_t8_embeddings_left_in_float(
 def test_t8_weights_stored_twice(tiny_cnn, refuses, monkeypatch):
     from ai_edge_litert import schema_py_generated as schema
 
-    quantized = build.to_dynamic_int8
+    quantized = build.to_dynamic
 
-    def with_copy(content):
-        model = read_model(quantized(content))
+    def with_copy(content, **options):
+        model = read_model(quantized(content, **options).content)
         buffer, tensor = schema.BufferT(), schema.TensorT()
         buffer.data = np.ones(2000, "uint8")
         model.buffers.append(buffer)
@@ -218,9 +221,9 @@ def test_t8_weights_stored_twice(tiny_cnn, refuses, monkeypatch):
         tensor.type = schema.TensorType.INT8
         tensor.buffer = len(model.buffers) - 1
         model.subgraphs[0].tensors.append(tensor)
-        return write_model(model)
+        return Dynamic(content=write_model(model))
 
-    monkeypatch.setattr(build, "to_dynamic_int8", with_copy)
+    monkeypatch.setattr(build, "to_dynamic", with_copy)
     refuses(
         tiny_cnn,
         "2056 weights where the float file holds 56.*more than once",

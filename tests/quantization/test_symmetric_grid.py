@@ -1,5 +1,6 @@
 """Steps that clip what is rare, and the nearest values."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -70,22 +71,22 @@ def test_no_factor_costs_less(rng, num_bits, group_size, weighted):
     for factor in grid:
         tried = largest * factor / (2 ** (num_bits - 1) - 1)
         if group_size is not None:
-            tried = tried.astype("float16").astype("float32")
+            tried = tried.astype(ml_dtypes.bfloat16).astype("float32")
         # Sums in float32 on our side.
         cost = cost_of(matrix, tried, num_bits, importance)
         assert (best <= cost * (1 + 1e-5)).all()
 
 
-def test_steps_of_groups_are_float16_numbers(rng):
+def test_steps_of_groups_have_the_digits_that_litert_keeps(rng):
     matrix = rng.normal(size=(64, 3)).astype("float32")
     grouped = clipped_steps(matrix, num_bits=4, group_size=16)
     assert grouped.shape == (4, 3) and grouped.dtype == np.float32
     np.testing.assert_array_equal(
-        grouped, grouped.astype("float16").astype("float32")
+        grouped, grouped.astype(ml_dtypes.bfloat16).astype("float32")
     )
     whole = clipped_steps(matrix, num_bits=4)
     assert whole.shape == (1, 3)
-    assert (whole != whole.astype("float16").astype("float32")).any()
+    assert (whole != whole.astype(ml_dtypes.bfloat16).astype("float32")).any()
 
 
 def test_zero_and_tiny_groups_have_a_step(rng):
@@ -93,8 +94,8 @@ def test_zero_and_tiny_groups_have_a_step(rng):
     matrix[4:, 1] = 1e-9
     steps = clipped_steps(matrix, num_bits=4, group_size=4)
     assert steps[:, 0].tolist() == [1.0, 1.0]
-    # The smallest positive float16.
-    assert steps[:, 1].tolist() == [1.0, 2.0**-24]
+    # The smallest float16 with all its digits.
+    assert steps[:, 1].tolist() == [1.0, 2.0**-14]
     assert not nearest_rounding(matrix, steps, num_bits=4).any()
 
 
@@ -133,7 +134,7 @@ def test_least_error_of_outputs_with_correlated_inputs(rng, group_size):
         for factor in grid:
             tried = np.abs(matrix[rows]).max(axis=0) * factor / 7
             if group_size is not None:
-                tried = tried.astype("float16")
+                tried = tried.astype(ml_dtypes.bfloat16)
             # Ours are float32 sums of terms that nearly cancel.
             assert (cost(steps) <= cost(tried.astype("float32")) * 1.001).all()
 
