@@ -58,31 +58,41 @@ def namespace(batch, rng):
 def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 4
+    assert len(found) == 6
+    stripped = []
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)
         if "student.save(" in block:
             weights = namespace["student"].get_weights()
+        for name, sparsity in (("student", 0.8), ("student_lm", 0.5)):
+            if f"kdtf.strip({name})" in block:
+                check_zeros(namespace[name], sparsity)
+                stripped.append(name)
+    assert stripped == ["student", "student_lm"]
     printed = capsys.readouterr().out
     assert "student.tflite" in printed and "on the phone" in printed
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
         "lm.tflite",
+        "lm-int4.tflite",
         "pruned.tflite",
         "report.html",
         "student.keras",
         "student.tflite",
+        "student-int8.tflite",
     }
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     for a, b in zip(weights, loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    for model, sparsity in (("student", 0.8), ("student_lm", 0.5)):
-        report = kdtf.sparsity_report(namespace[model])
-        pruned = [k for k in report.kernels if k.note or k.sparsity > 0.4]
-        assert pruned, model
-        for kernel in pruned:
-            # Kernels this small round their share.
-            assert abs(kernel.sparsity - sparsity) < 0.05, kernel
+
+
+def check_zeros(model, sparsity):
+    report = kdtf.sparsity_report(model)
+    pruned = [k for k in report.kernels if k.note or k.sparsity > 0.4]
+    assert pruned
+    for kernel in pruned:
+        # Kernels this small round their share.
+        assert abs(kernel.sparsity - sparsity) < 0.05, kernel
 
 
 def test_commands_exist_with_their_options():
