@@ -27,7 +27,7 @@ from kdtf.transforms.layout import Layout
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 
-__all__ = ["KernelQuantizer", "quantizer_of"]
+__all__ = ["KernelQuantizer", "quantizer_of", "scope_of"]
 
 
 class KernelQuantizer(keras.layers.Layer):
@@ -303,7 +303,7 @@ def quantizer_of(
         follows = weights.range == "max_abs" and not weights.learn_step
         if steps is not None or not follows:
             kind = SteppedQuantizer
-    with _scope_of(kernel.variable):
+    with scope_of(kernel.variable):
         return kind(kernel, weights, steps=steps)
 
 
@@ -338,7 +338,7 @@ def _check_groups(kernel: Candidate, group_size: int | None) -> None:
         )
 
 
-def _scope_of(variable: Any) -> Any:
+def scope_of(variable: Any) -> Any:
     """Returns the scope of the strategy that a variable was made under."""
     strategy = getattr(variable.value, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()

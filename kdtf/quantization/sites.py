@@ -20,7 +20,7 @@ from kdtf.transforms.substitution import Substitution
 from kdtf.transforms.substitution import restore
 from kdtf.transforms.substitution import substitute
 
-__all__ = ["Site", "find_sites", "leaves"]
+__all__ = ["Site", "find_sites", "leaves", "recurrent_hosts"]
 
 _L = keras.layers
 WEIGHTED = (
@@ -140,6 +140,20 @@ def leaves(model: Any) -> Iterator[tuple[str, Any]]:
         elif inner:
             continue
         yield path, layer
+
+
+def recurrent_hosts(model: Any) -> dict[int, Any]:
+    """Gives the recurrent layer around each cell, by the cell's id.
+
+    A recurrent layer may compute without calling its cell, and calls it at
+    each time step; its weights are quantized once, around all of it.
+    """
+    return {
+        id(child): layer
+        for _, layer in walk_layers(model)
+        if isinstance(layer, _L.RNN)
+        for _, child in walk_layers(layer)
+    }
 
 
 def find_sites(model: Any, inputs: Any) -> tuple[list[Site], int]:

@@ -17,8 +17,10 @@ from kdtf.quantization.declared import as_functional
 from kdtf.quantization.declared import declared_inputs
 from kdtf.quantization.kernels import KernelQuantizer
 from kdtf.quantization.kernels import quantizer_of
+from kdtf.quantization.kernels import scope_of
 from kdtf.quantization.sites import Site
 from kdtf.quantization.sites import find_sites
+from kdtf.quantization.sites import recurrent_hosts
 from kdtf.quantization.state import QuantizationState
 from kdtf.quantization.state import QuantizedCall
 from kdtf.quantization.state import QuantizedKernel
@@ -155,7 +157,9 @@ def prepare(
     )
     state.activations = choice.activations
     state.skipped = tuple(skipped)
-    _put_on(model, state, quantizers, sites, activations)
+    # Also where the model was made under a strategy and this is outside.
+    with scope_of(kernels[0][0].variable):
+        _put_on(model, state, quantizers, sites, activations)
     attach.remember(model, state)
     return state
 
@@ -307,7 +311,7 @@ def _put_on(
     def call_of(layer: Any) -> QuantizedCall:
         return calls.setdefault(id(layer), (layer, QuantizedCall()))[1]
 
-    hosts = _hosts(model)
+    hosts = recurrent_hosts(model)
     for kernel, quantizer in kernels:
         layer = hosts.get(id(kernel.layer), kernel.layer)
         call_of(layer).kernels.append(QuantizedKernel(kernel, quantizer))
@@ -334,17 +338,3 @@ def _fill(call: QuantizedCall, site: Site, decay: float) -> None:
         call.output = RangeQuantizer(
             f"{site.path}/output", decay=decay, fixed=site.fixed
         )
-
-
-def _hosts(model: Any) -> dict[int, Any]:
-    """Gives the recurrent layer around each cell, by the cell's id.
-
-    A recurrent layer may compute without calling its cell, and calls it at
-    each time step; its weights are quantized once, around all of it.
-    """
-    return {
-        id(child): layer
-        for _, layer in walk_layers(model)
-        if isinstance(layer, keras.layers.RNN)
-        for _, child in walk_layers(layer)
-    }
