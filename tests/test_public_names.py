@@ -16,6 +16,10 @@ NAMES = [
     "compare",
     "export_tflite",
     "prune",
+    "quantization_report",
+    "quantize",
+    "quantize_aware",
+    "sensitivity",
     "sparsity_report",
     "strip",
 ]

@@ -5,7 +5,6 @@ constraint of a round counts the step and, when one is due, computes the masks
 of all kernels of its group; each then sets its own masked weights to 0.
 """
 
-import contextlib
 import dataclasses
 import threading
 import weakref
@@ -25,6 +24,7 @@ from kdtf.pruning.updates import Updates
 from kdtf.schedules import Schedule
 from kdtf.transforms.attach import Attachment
 from kdtf.transforms.attach import State
+from kdtf.transforms.attach import scope_of
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 
@@ -67,7 +67,7 @@ class MaskGroup:
         self.kernels = tuple(kernels)
         self.plan = plan
         self._layouts = [layout_of(k.layer, k.variable) for k in kernels]
-        with _scope_of(kernels[0].variable):
+        with scope_of(kernels[0].variable):
             self.step = _variable(np.int64(0))
             self.masks = [_variable(np.ones(k.shape, bool)) for k in kernels]
             self._scores = [
@@ -277,9 +277,3 @@ def _variable(value: Any) -> keras.Variable:
         # All replicas compute the same; one of them speaks for all.
         aggregation="only_first_replica",
     )
-
-
-def _scope_of(variable: Any) -> Any:
-    """Returns the scope of the strategy that a variable was made under."""
-    strategy = getattr(variable.value, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()

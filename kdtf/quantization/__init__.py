@@ -11,8 +11,8 @@ from kdtf.quantization.schemes import Linear
 from kdtf.quantization.schemes import NormalFloat4
 from kdtf.quantization.schemes import PowerOfTwo
 from kdtf.quantization.schemes import Scheme
-from kdtf.quantization.sensitivity import Sensitivity
-from kdtf.quantization.sensitivity import sensitivity
+from kdtf.quantization.sensitivities import Sensitivity
+from kdtf.quantization.sensitivities import sensitivity
 from kdtf.quantization.training import quantize_aware
 
 __all__ = [

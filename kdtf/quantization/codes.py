@@ -8,9 +8,9 @@ import numpy as np
 
 from kdtf.quantization import schemes
 from kdtf.quantization.codebook import NORMAL_FLOAT4
-from kdtf.quantization.kernels import KernelQuantizer
-from kdtf.quantization.kernels import to_groups
+from kdtf.quantization.kernel_quantizer import KernelQuantizer
 from kdtf.quantization.linear import max_integer
+from kdtf.quantization.linear_kernels import to_groups
 from kdtf.quantization.power_of_two import additive_power_of_two_levels
 from kdtf.quantization.storage import entropy_bits
 from kdtf.quantization.storage import stored_size

@@ -8,16 +8,16 @@ import numpy as np
 
 from kdtf.batches import iterate_batches
 from kdtf.flavours import flavour_of
+from kdtf.quantization import compensation
 from kdtf.quantization import schemes
 from kdtf.quantization.activations import calibrating
-from kdtf.quantization.compensated_kernels import error_compensated
 from kdtf.quantization.state import QuantizationState
 from kdtf.quantization.training import prepare
 from kdtf.transforms.selection import Candidate
 
 __all__ = ["METHODS", "calibrate", "quantize"]
 
-METHODS = ("nearest", "gptq", "awq", "awq+gptq")
+METHODS = ("nearest", *compensation.METHODS)
 
 
 def quantize(
@@ -149,21 +149,28 @@ def _rounded(
     method: str,
 ) -> list[np.ndarray]:
     """Sets the kernels to compensated values and returns the steps."""
-    for kernel, weights in kernels:
-        is_linear = isinstance(weights, schemes.Linear)
-        if not is_linear or weights.granularity == "per_tensor":
-            raise ValueError(
-                f"method={method!r} is for linear weights per channel or per "
-                f"group. Received: {weights} for {kernel.path!r}. Use "
-                "method='nearest'."
-            )
-    done = error_compensated(
+    done = compensation.error_compensated(
         model,
         [kernel for kernel, _ in kernels],
         data,
-        grids=[weights for _, weights in kernels],
+        grids=[_grid(kernel, weights, method) for kernel, weights in kernels],
         method=method,
     )
     for (kernel, _), rounded in zip(kernels, done, strict=True):
         kernel.variable.assign(rounded.values)
     return [rounded.steps for rounded in done]
+
+
+def _grid(
+    kernel: Candidate, weights: schemes.Weights, method: str
+) -> schemes.Linear:
+    if (
+        not isinstance(weights, schemes.Linear)
+        or weights.granularity == "per_tensor"
+    ):
+        raise ValueError(
+            f"method={method!r} is for linear weights per channel or per "
+            f"group. Received: {weights} for {kernel.path!r}. Use "
+            "method='nearest'."
+        )
+    return weights

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from kdtf.quantization.activations import RangeQuantizer
-from kdtf.quantization.kernels import KernelQuantizer
+from kdtf.quantization.kernel_quantizer import KernelQuantizer
 from kdtf.quantization.schemes import Activations
 from kdtf.transforms.deployment import Deployable
 from kdtf.transforms.deployment import Deployment
@@ -29,6 +29,7 @@ from kdtf.transforms.substitution import substitute
 __all__ = ["STATE", "QuantizationState", "QuantizedCall", "QuantizedKernel"]
 
 STATE = "kdtf_quantization"
+_SCHEMES = "schemes"
 
 
 class QuantizedKernel:
@@ -227,7 +228,8 @@ class QuantizationState(Deployable):
             )
 
     def save_own_variables(self, store: Any) -> None:
-        """Writes what the quantizers remember."""
+        """Writes how kernels are quantized, and what is remembered of it."""
+        store[_SCHEMES] = np.frombuffer(self._schemes().encode(), "uint8")
         for name, variable in self._variables().items():
             store[name] = np.asarray(variable)
 
@@ -239,18 +241,26 @@ class QuantizationState(Deployable):
         """
         if not store.keys():
             return
+        saved = np.asarray(store[_SCHEMES]).tobytes().decode()
         variables = self._variables()
-        found = {name: np.shape(store[name]) for name in store.keys()}
+        found = {n: np.shape(store[n]) for n in store.keys() if n != _SCHEMES}
         wanted = {name: tuple(v.shape) for name, v in variables.items()}
-        if found != wanted:
-            differing = sorted(found.items() ^ wanted.items())[:3]
+        lines = set(saved.splitlines()) ^ set(self._schemes().splitlines())
+        differing = sorted([*lines, *map(str, found.items() ^ wanted.items())])
+        if saved != self._schemes() or differing:
             raise ValueError(
                 "The saved quantization must be of the same layers. Received: "
-                f"{differing} in one but not in the other. Call "
+                f"{differing[:3]} in one but not in the other. Call "
                 "`kdtf.quantize_aware` with the arguments of the saved model."
             )
         for name, variable in variables.items():
             variable.assign(np.asarray(store[name]))
+
+    def _schemes(self) -> str:
+        # Shapes and not paths: Keras numbers layers anew in each process.
+        return "\n".join(
+            f"{k.kernel.shape}: {k.quantizer.scheme}" for k in self.kernels()
+        )
 
     def _variables(self) -> dict[str, Any]:
         quantizers = [k.quantizer for k in self.kernels()] + self.ranges()
@@ -285,6 +295,7 @@ def _let_train(kernel: QuantizedKernel) -> None:
     learned, layer = kernel.quantizer.learned, kernel.kernel.layer
     if learned is None:
         return
+    learned.trainable = layer.trainable
     # As Keras does where `enable_lora` adds to a built layer.
     layer._tracker.unlock()
     layer._trainable_variables.append(learned)

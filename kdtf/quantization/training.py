@@ -15,9 +15,8 @@ from kdtf.quantization import schemes
 from kdtf.quantization.activations import RangeQuantizer
 from kdtf.quantization.declared import as_functional
 from kdtf.quantization.declared import declared_inputs
-from kdtf.quantization.kernels import KernelQuantizer
+from kdtf.quantization.kernel_quantizer import KernelQuantizer
 from kdtf.quantization.kernels import quantizer_of
-from kdtf.quantization.kernels import scope_of
 from kdtf.quantization.sites import Site
 from kdtf.quantization.sites import find_sites
 from kdtf.quantization.sites import recurrent_hosts
@@ -25,6 +24,7 @@ from kdtf.quantization.state import QuantizationState
 from kdtf.quantization.state import QuantizedCall
 from kdtf.quantization.state import QuantizedKernel
 from kdtf.transforms import attach
+from kdtf.transforms.attach import scope_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import Rules
 from kdtf.transforms.selection import candidates
@@ -260,7 +260,9 @@ def _choose(
 ) -> tuple[list[tuple[Candidate, schemes.Scheme]], list[tuple[Candidate, str]]]:
     """Returns the kernels with their schemes, and the others with reasons."""
     choice.check_used(candidates(model))
-    selection = select_kernels(model, select, embeddings=True, depthwise=True)
+    selection = select_kernels(
+        model, select, embeddings=True, depthwise=True, frozen=True
+    )
     taken, skipped = [], list(selection.skipped)
     for kernel in selection.taken:
         scheme = choice.of(kernel)

@@ -5,6 +5,7 @@ there a technique acts in `fit`, in a custom loop and under a `Distiller`,
 without a wrapper layer or a callback.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "forget_compiled",
     "recall",
     "remember",
+    "scope_of",
     "stamp",
     "states",
 ]
@@ -114,3 +116,9 @@ def forget_compiled(model: Any) -> None:
             layer.train_function = None
             layer.test_function = None
             layer.predict_function = None
+
+
+def scope_of(variable: Any) -> Any:
+    """Returns the scope of the strategy that a variable was made under."""
+    strategy = getattr(variable.value, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()

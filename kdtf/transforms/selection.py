@@ -168,13 +168,15 @@ def select_kernels(
     *,
     embeddings: bool = False,
     depthwise: bool = False,
+    frozen: bool = False,
 ) -> Selection:
     """Chooses the kernels of a model that pruning or quantizing may change.
 
     By default these are the matrices and filters that inputs are multiplied
     with, also inside attention and other nested layers; never biases or norms,
-    and depthwise filters or embeddings only where asked for. With `select` the user chooses among all
-    trainable floating-point weights of two or more dimensions.
+    and depthwise filters, embeddings or frozen weights only where asked for.
+    With `select` the user chooses among all trainable (or frozen)
+    floating-point weights of two or more dimensions.
 
     Args:
         model: A built Keras 3 model.
@@ -182,6 +184,7 @@ def select_kernels(
             means True). What no rule matches is not taken.
         embeddings: Whether tables of embeddings are taken by default.
         depthwise: Whether depthwise filters are taken by default.
+        frozen: Whether weights that are not trained may be taken.
 
     Raises:
         TypeError: A rule is of an unknown kind.
@@ -196,7 +199,11 @@ def select_kernels(
         [('head/bias', 'no matrix: a bias or a norm')]
     """
     found = candidates(model)
-    wanted = {"embedding": embeddings, "depthwise": depthwise}
+    wanted = {
+        "embedding": embeddings,
+        "depthwise": depthwise,
+        "frozen": frozen,
+    }
     rules = None if select is None else Rules(select)
     if rules is not None:
         rules.check_used([c for c in found if c.is_matrix])
@@ -213,7 +220,7 @@ def select_kernels(
 def _why_not(
     candidate: Candidate, rules: Rules | None, wanted: Mapping[str, bool]
 ) -> str | None:
-    impossible = _why_impossible(candidate)
+    impossible = _why_impossible(candidate, wanted)
     if impossible is not None:
         return impossible
     if rules is None:
@@ -221,13 +228,15 @@ def _why_not(
     return None if rules(candidate) else "not selected"
 
 
-def _why_impossible(candidate: Candidate) -> str | None:
+def _why_impossible(
+    candidate: Candidate, wanted: Mapping[str, bool]
+) -> str | None:
     variable = candidate.variable
     if not candidate.is_matrix:
         return "no matrix: a bias or a norm"
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"holds {variable.dtype}, not floating point"
-    if not variable.trainable:
+    if not variable.trainable and not wanted["frozen"]:
         return "frozen (trainable=False)"
     return None
 

@@ -329,14 +329,28 @@ def test_a_custom_loop_reaches_each_kernel(scheme, data):
         assert np.abs(slope).max() > 0, variable.path
 
 
-def test_frozen_layers_stay_as_they_are(data):
+def test_frozen_layers_are_quantized_but_not_trained(data):
     model = mlp()
     model.get_layer("hidden").trainable = False
     kdtf.quantize_aware(model, LEARNED)
-    before = model.get_weights()[0]
+    kernels = state_of(model).kernels()
+    assert [k.kernel.path for k in kernels] == ["hidden/kernel", "head/kernel"]
+    before = model.get_layer("hidden").get_weights()
+    steps = [np.array(k.quantizer.steps) for k in kernels]
     compiled(model).fit(*data, verbose=0)
-    np.testing.assert_array_equal(model.get_weights()[0], before)
-    assert [k.kernel.path for k in state_of(model).kernels()] == ["head/kernel"]
+    after = model.get_layer("hidden").get_weights()
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(kernels[0].quantizer.steps, steps[0])
+    assert (np.asarray(kernels[1].quantizer.steps) != steps[1]).any()
+
+
+def test_weights_of_another_scheme_are_refused(tmp_path):
+    path = tmp_path / "m.weights.h5"
+    kdtf.quantize_aware(mlp(), "int4").save_weights(path)
+    other = kdtf.quantize_aware(mlp(), "dynamic_int8")
+    with pytest.raises(ValueError, match="4 bits per channel"):
+        other.load_weights(path)
 
 
 def test_layers_frozen_later_keep_their_steps(data):

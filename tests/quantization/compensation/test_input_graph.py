@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kdtf.quantization.input_graph import gain_and_offset
-from kdtf.quantization.input_graph import traced_groups
+from kdtf.quantization.compensation.input_graph import gain_and_offset
+from kdtf.quantization.compensation.input_graph import traced_groups
 
 layers = keras.layers
 

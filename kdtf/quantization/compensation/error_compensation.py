@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from kdtf.quantization.symmetric_grid import checked_matrix
-from kdtf.quantization.symmetric_grid import largest_integer
-from kdtf.quantization.symmetric_grid import round_to_grid
-from kdtf.quantization.symmetric_grid import steps_of_weights
+from kdtf.quantization.compensation.symmetric_grid import checked_matrix
+from kdtf.quantization.compensation.symmetric_grid import largest_integer
+from kdtf.quantization.compensation.symmetric_grid import round_to_grid
+from kdtf.quantization.compensation.symmetric_grid import steps_of_weights
 
 __all__ = ["compensated_rounding", "output_errors", "second_moment"]
 

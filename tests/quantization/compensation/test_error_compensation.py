@@ -5,11 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from kdtf.quantization.error_compensation import compensated_rounding
-from kdtf.quantization.error_compensation import output_errors
-from kdtf.quantization.error_compensation import second_moment
-from kdtf.quantization.symmetric_grid import clipped_steps
-from kdtf.quantization.symmetric_grid import nearest_rounding
+from kdtf.quantization.compensation.error_compensation import (
+    compensated_rounding,
+)
+from kdtf.quantization.compensation.error_compensation import output_errors
+from kdtf.quantization.compensation.error_compensation import second_moment
+from kdtf.quantization.compensation.symmetric_grid import clipped_steps
+from kdtf.quantization.compensation.symmetric_grid import nearest_rounding
 
 
 def correlated(rng, num_rows, num_inputs):

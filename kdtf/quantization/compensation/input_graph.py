@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from kdtf.layers import own_weights
 from kdtf.layers import walk_layers
-from kdtf.quantization.kernel_inputs import LAST_AXIS
-from kdtf.quantization.kernel_inputs import form_of
-from kdtf.quantization.kernel_inputs import why_no_rows
+from kdtf.quantization.compensation.kernel_inputs import LAST_AXIS
+from kdtf.quantization.compensation.kernel_inputs import form_of
+from kdtf.quantization.compensation.kernel_inputs import why_no_rows
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import candidates

@@ -159,7 +159,7 @@ def sensitivity(
     measured = _Measured(model, data, loss)
     baseline = measured()
     kernels = select_kernels(
-        model, select, embeddings=True, depthwise=True
+        model, select, embeddings=True, depthwise=True, frozen=True
     ).taken
     bar = keras.utils.Progbar(
         len(kernels) * len(chosen), verbose=verbose, unit_name="kernel"

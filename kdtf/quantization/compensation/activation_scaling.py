@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kdtf.quantization.input_graph import InputGroup
-from kdtf.quantization.input_graph import gain_and_offset
+from kdtf.quantization.compensation.input_graph import InputGroup
+from kdtf.quantization.compensation.input_graph import gain_and_offset
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.substitution import real_value
 

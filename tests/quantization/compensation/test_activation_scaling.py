@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from kdtf.quantization.activation_scaling import activation_scales
-from kdtf.quantization.activation_scaling import best_scales
-from kdtf.quantization.activation_scaling import fold_scales
-from kdtf.quantization.input_graph import traced_groups
-from kdtf.quantization.symmetric_grid import clipped_steps
-from kdtf.quantization.symmetric_grid import nearest_rounding
+from kdtf.quantization.compensation.activation_scaling import activation_scales
+from kdtf.quantization.compensation.activation_scaling import best_scales
+from kdtf.quantization.compensation.activation_scaling import fold_scales
+from kdtf.quantization.compensation.input_graph import traced_groups
+from kdtf.quantization.compensation.symmetric_grid import clipped_steps
+from kdtf.quantization.compensation.symmetric_grid import nearest_rounding
 
 layers = keras.layers
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kdtf.batches import Batch
-from kdtf.quantization.kernel_inputs import input_rows
+from kdtf.quantization.compensation.kernel_inputs import input_rows
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.substitution import Substitution
 from kdtf.transforms.substitution import restore

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from kdtf.batches import Batch
-from kdtf.quantization.second_moments import Moments
-from kdtf.quantization.second_moments import gather_moments
-from kdtf.quantization.second_moments import size_bytes_of_moments
+from kdtf.quantization.compensation.second_moments import Moments
+from kdtf.quantization.compensation.second_moments import gather_moments
+from kdtf.quantization.compensation.second_moments import size_bytes_of_moments
 
 
 def test_sums_over_batches_by_hand():

@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kdtf.quantization.symmetric_grid import clipped_steps
-from kdtf.quantization.symmetric_grid import largest_integer
-from kdtf.quantization.symmetric_grid import nearest_rounding
+from kdtf.quantization.compensation.symmetric_grid import clipped_steps
+from kdtf.quantization.compensation.symmetric_grid import largest_integer
+from kdtf.quantization.compensation.symmetric_grid import nearest_rounding
 
 
 def cost_of(matrix, steps, num_bits, importance=1.0):

@@ -12,18 +12,20 @@ import numpy as np
 
 from kdtf.batches import Batch
 from kdtf.batches import iterate_batches
-from kdtf.quantization.activation_scaling import best_scales
-from kdtf.quantization.activation_scaling import fold_scales
-from kdtf.quantization.error_compensation import compensated_rounding
-from kdtf.quantization.input_graph import InputGroup
-from kdtf.quantization.input_graph import traced_groups
-from kdtf.quantization.kernel_inputs import why_no_rows
-from kdtf.quantization.second_moments import Moments
-from kdtf.quantization.second_moments import gather_moments
-from kdtf.quantization.second_moments import size_bytes_of_moments
-from kdtf.quantization.symmetric_grid import Grid
-from kdtf.quantization.symmetric_grid import clipped_steps
-from kdtf.quantization.symmetric_grid import nearest_rounding
+from kdtf.quantization.compensation.activation_scaling import best_scales
+from kdtf.quantization.compensation.activation_scaling import fold_scales
+from kdtf.quantization.compensation.error_compensation import (
+    compensated_rounding,
+)
+from kdtf.quantization.compensation.input_graph import InputGroup
+from kdtf.quantization.compensation.input_graph import traced_groups
+from kdtf.quantization.compensation.kernel_inputs import why_no_rows
+from kdtf.quantization.compensation.second_moments import Moments
+from kdtf.quantization.compensation.second_moments import gather_moments
+from kdtf.quantization.compensation.second_moments import size_bytes_of_moments
+from kdtf.quantization.compensation.symmetric_grid import Grid
+from kdtf.quantization.compensation.symmetric_grid import clipped_steps
+from kdtf.quantization.compensation.symmetric_grid import nearest_rounding
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.substitution import real_value

@@ -6,11 +6,13 @@ import keras
 import numpy as np
 import pytest
 
-from kdtf.quantization.compensated_kernels import METHODS
-from kdtf.quantization.compensated_kernels import error_compensated
-from kdtf.quantization.error_compensation import compensated_rounding
-from kdtf.quantization.error_compensation import second_moment
-from kdtf.quantization.symmetric_grid import clipped_steps
+from kdtf.quantization.compensation.compensated_kernels import METHODS
+from kdtf.quantization.compensation.compensated_kernels import error_compensated
+from kdtf.quantization.compensation.error_compensation import (
+    compensated_rounding,
+)
+from kdtf.quantization.compensation.error_compensation import second_moment
+from kdtf.quantization.compensation.symmetric_grid import clipped_steps
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import select_kernels
 

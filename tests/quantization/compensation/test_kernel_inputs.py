@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from kdtf.quantization.kernel_inputs import LAST_AXIS
-from kdtf.quantization.kernel_inputs import form_of
-from kdtf.quantization.kernel_inputs import input_rows
-from kdtf.quantization.kernel_inputs import why_no_rows
+from kdtf.quantization.compensation.kernel_inputs import LAST_AXIS
+from kdtf.quantization.compensation.kernel_inputs import form_of
+from kdtf.quantization.compensation.kernel_inputs import input_rows
+from kdtf.quantization.compensation.kernel_inputs import why_no_rows
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import candidates
 
@@ -74,7 +74,8 @@ def kernel_of(layer):
 
 def test_large_images_come_in_parts(monkeypatch, rng):
     monkeypatch.setattr(
-        "kdtf.quantization.kernel_inputs._MOST_VALUES", 2 * 8 * 8 * 9
+        "kdtf.quantization.compensation.kernel_inputs._MOST_VALUES",
+        2 * 8 * 8 * 9,
     )
     layer = layers.Conv2D(5, 3)
     inputs = rng.normal(size=(5, 8, 8, 1)).astype("float32")

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import kdtf
-from kdtf.quantization.sensitivity import KernelSensitivity
-from kdtf.quantization.sensitivity import Sensitivity
+from kdtf.quantization.sensitivities import KernelSensitivity
+from kdtf.quantization.sensitivities import Sensitivity
 
 
 @pytest.fixture
