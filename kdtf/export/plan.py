@@ -72,7 +72,8 @@ def plan_of(
         deployment: What the model was quantized for, or None.
 
     Raises:
-        ValueError: The user or the target wants another form.
+        ValueError: The user or the target wants another form, or the model
+            has no ranges yet.
     """
     if deployment is None and _simulates_int8(model):
         deployment = Deployment(
@@ -103,6 +104,10 @@ def plan_of(
 def _simulates_int8(model: Any) -> bool:
     if flavour_of(model) != "tf_keras":
         return False
+    from kdtf.transforms.quantize_wrappers import check_ranges
     from kdtf.transforms.tfmot_models import has_quantize_wrappers
 
-    return has_quantize_wrappers(model)
+    if not has_quantize_wrappers(model):
+        return False
+    check_ranges(model)
+    return True

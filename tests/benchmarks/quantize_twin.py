@@ -45,10 +45,15 @@ FILES = (PTQ, TFMOT, KDTF, KDTF_TFMOT)
 
 
 def load(folder):
+    """Returns images from 0 to 1: from -1 to 1 each pixel would be a tie.
+
+    0.0 is on the input's int8 grid, so 8-bit pixels about 0 lie halfway
+    between its values, and every runtime rounds them in its own way.
+    """
     with np.load(folder / "cifar10_small.npz", allow_pickle=False) as arrays:
         return {
             part: (
-                arrays[f"x_{part}"].astype("float32") / 127.5 - 1.0,
+                arrays[f"x_{part}"].astype("float32") / 255.0,
                 arrays[f"y_{part}"].astype("int32").ravel(),
             )
             for part in ("train", "test")

@@ -283,13 +283,13 @@ def test_a_model_wrapped_by_tfmot_has_its_ranges(tmp_path, rng):
         ]
     )
     model = load_tfmot().quantization.keras.quantize_model(model)
+    data = rng.normal(size=(16, 8, 8, 1)).astype("float32")
+    model.compile("sgd", "mse")
+    model.fit(data, np.zeros((16, 4)), epochs=2, verbose=0)
     plan = plan_of(
         model, target=get_target("iot"), quantize=None, deployment=None
     )
     assert plan.has_ranges and plan.dense_per_tensor
-    data = rng.normal(size=(16, 8, 8, 1)).astype("float32")
-    model.compile("sgd", "mse")
-    model.fit(data, np.zeros((16, 4)), epochs=2, verbose=0)
     result = export_tflite(
         model, tmp_path / "m.tflite", target="iot", verify_data=data
     )
@@ -316,3 +316,15 @@ def test_a_bias_is_kept_where_the_scale_is_changed(
     monkeypatch.setattr(static_grids, "_rescale_bias", unscaled)
     with pytest.raises(ExportError):
         export_tflite(simulated, path, verify_data=pictures)
+
+
+@pytest.mark.tfmot
+def test_a_wrapped_model_that_was_never_trained_is_refused(tmp_path):
+    import tf_keras
+
+    import kdtf
+
+    dense = tf_keras.layers.Dense(2, input_shape=(4,))
+    model = kdtf.quantize_aware(tf_keras.Sequential([dense]), "int8")
+    with pytest.raises(ValueError, match="trained for a step"):
+        export_tflite(model, tmp_path / "m.tflite", target="iot")
