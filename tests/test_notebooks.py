@@ -11,6 +11,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / "notebooks"
 SHORTER = {
     "1-distill.ipynb": {"PASSES = 60": "PASSES = 2"},
     "2-prune.ipynb": {"PASSES = 30": "PASSES = 3"},
+    "3-quantize.ipynb": {"PASSES = 20": "PASSES = 2"},
 }
 # What the last cell has to print.
 PRINTS = dict.fromkeys(SHORTER, "latency of one call at batch 1 on LiteRT")

@@ -36,7 +36,7 @@ import kdtf
 from kdtf.litert import Runner
 from kdtf.transforms.tfmot_models import load_tfmot
 
-BATCH = 64
+BATCH = 128
 PTQ, TFMOT = "after training, kdtf", "aware, tfmot"
 KDTF, KDTF_TFMOT = "aware, kdtf", "aware, kdtf over tfmot"
 FLOAT, TUNED = "float", "float, trained on"
