@@ -137,7 +137,17 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+# A loop is compiled for a long time.
+SLOW_MODELS = ("lstm",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_MODELS))
+        for name in MODELS
+    ],
+)
 def test_outputs_are_those_of_a_plain_model_with_the_values_read(name, rng):
     make, shape = MODELS[name]
     x = rng.normal(size=(16, *shape)).astype("float32")
@@ -222,7 +232,12 @@ def language_model(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "scheme"), [("bert", LEARNED), ("gpt2", "int4_block32")], ids=str
+    ("kind", "scheme"),
+    [
+        pytest.param("bert", LEARNED, marks=pytest.mark.slow),
+        ("gpt2", "int4_block32"),
+    ],
+    ids=str,
 )
 def test_language_models_of_keras_nlp(kind, scheme, rng):
     ids = rng.integers(1, 20, (8, 6)).astype("int32")

@@ -61,6 +61,7 @@ GROUPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_two_replicas_reach_the_state_of_one(group, printed_by):
     code = CODE.replace("SCHEMES", GROUPS[group])

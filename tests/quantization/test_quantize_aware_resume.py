@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 SCRIPT = pathlib.Path(__file__).with_name("quantized_resume_script.py")
 SCHEMES = ("int8", "learned")
@@ -17,6 +18,7 @@ def run(*arguments):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_training_gives_the_same_state(tmp_path):
     straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
     code, errors = run(tmp_path / "a", straight, *SCHEMES)
