@@ -25,6 +25,7 @@ SIGNATURE = "serving_default"
 INPUT = "kdtf_input_{}"
 OUTPUT = "kdtf_output_{}"
 
+_NO_INPUT_SCALES = "_experimental_disable_fuse_mul_and_fc"
 _DENSE_PER_TENSOR = (
     "_experimental_disable_per_channel_quantization_for_dense_layers"
 )
@@ -182,6 +183,9 @@ def _convert(source: Traced, configure: Callable[[Any], None]) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(
             source.folder, signature_keys=[SIGNATURE]
         )
+        # It would multiply a norm's scale into the kernels behind it: off
+        # their grids, and a tied table into two.
+        _set_private(converter, _NO_INPUT_SCALES, True)
         configure(converter)
         content = converter.convert()
     if not content:

@@ -77,11 +77,11 @@ def notes_on_missing(
         for grid in grids
         if id(grid) not in there
         # Equal kernels are found as one of them.
-        and not any(np.array_equal(grid.values, other) for other in twins)
+        and not any(_are_equal(grid.values, other) for other in twins)
     ]
     sizes = {weight.size for weight in weights if weight.place not in placed}
-    lost = [grid.path for grid in missing if grid.values.size in sizes]
-    lost = [p for p in lost if p not in _floats_in(model, missing)]
+    lost = {grid.path for grid in missing if grid.values.size in sizes}
+    lost -= _floats_in(model, missing) if lost else set()
     if lost:
         raise ExportError(
             "A quantized kernel must stand in the file with the values it has "
@@ -93,6 +93,11 @@ def notes_on_missing(
         "stays float, or is unused"
         for grid in missing
     ]
+
+
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tells whether two kernels hold the same numbers in the same order."""
+    return np.array_equal(one.ravel(), other.ravel())
 
 
 def _floats_in(model: Any, grids: list[KernelGrid]) -> set[str]:

@@ -20,6 +20,7 @@ integers follow the float network and nothing of its task.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import tempfile
@@ -106,16 +107,21 @@ class Case:
         self.test_x, self.test_y = test
         self.every = every
 
-    def quality(self, path, *, is_trained):
-        found = outputs(path, self.test_x)
+    def quality(self, found, *, is_trained=False):
+        """Tells it of what `found`, a function, gives for inputs."""
+        there = found(self.test_x)
         if self.test_y is None:
-            expected = np.asarray(self.model.predict(self.test_x, verbose=0))
-            return f"{sqnr_db(expected.reshape(found.shape), found):.1f} dB"
-        told = f"{accuracy(found, self.test_y):.2%}"
+            expected = predicted(self.model, self.test_x)
+            return f"{sqnr_db(expected.reshape(there.shape), there):.1f} dB"
+        told = f"{accuracy(there, self.test_y):.2%}"
         if self.every is not None and not is_trained:
             x, y = self.every
-            told = f"{told} ({accuracy(outputs(path, x), y):.2%})"
+            told = f"{told} ({accuracy(found(x), y):.2%})"
         return told
+
+
+def predicted(model, x):
+    return np.asarray(model.predict(x, verbose=0))
 
 
 def accuracy(found, labels):
@@ -166,7 +172,8 @@ def cases(data):
 
 
 def row(name, case, path, *, is_trained=False):
-    quality = case.quality(path, is_trained=is_trained)
+    found = functools.partial(outputs, path)
+    quality = case.quality(found, is_trained=is_trained)
     speed = "" if path == case.float_file else faster(path, case.reference)
     size = pathlib.Path(path).stat().st_size / 1000
     print(f"  {name:28}{size:8.1f}{quality:>19}   {speed}", flush=True)
@@ -214,6 +221,10 @@ def trained(case, model, epochs):
 
 def rows(case, path, epochs):
     """Prints the lines of one network; `path` is written again and again."""
+    if case.test_y is not None:
+        network = functools.partial(predicted, case.model)
+        print(f"  {'float network, Keras':28}{'':8}{case.quality(network):>19}")
+    # The keyword network's is called so and has int8 kernels, float sums.
     row("reference, float", case, case.float_file)
     row("reference, int8", case, case.reference)
     chosen = np.random.default_rng(0).permutation(len(case.x))[:300]

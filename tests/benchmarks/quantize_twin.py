@@ -2,7 +2,7 @@
 
     python tests/benchmarks/quantize_twin.py --data ../shared/data [--seeds 3]
 
-Guide: for each seed a CNN with BatchNormalization and a depthwise block learns
+For each seed a CNN with BatchNormalization and a depthwise block learns
 CIFAR-10 in float, in Keras 3; a `tf_keras` twin gets its weights. From there
 all go on equally long, with the same images in the same order, optimizer and
 rate: the float model; tfmot's `quantize_model` of the twin, with tfmot's
@@ -79,7 +79,7 @@ def batches(train, *, epochs, seed):
 
 
 def cnn(flavour):
-    """Makes the network, 43 thousand weights, in either Keras."""
+    """Makes the network, 41 thousand weights, in either Keras."""
     layers = flavour.layers
 
     def normed(layer):
