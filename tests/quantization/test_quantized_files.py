@@ -71,7 +71,7 @@ def test_a_trained_cnn_is_the_integers_it_was_trained_as(rng, tmp_path):
     y = layers.BatchNormalization()(layers.Conv2D(8, 1)(y))
     x = layers.ReLU()(layers.Add()([x, y]))
     x = layers.GlobalAveragePooling2D()(layers.MaxPooling2D()(x))
-    x = layers.Dense(16, activation="tanh")(x)
+    x = layers.Dense(16, activation="relu")(x)
     model = keras.Model(image, layers.Dense(4, activation="softmax")(x))
     labels = rng.integers(0, 4, 256)
     images = rng.normal(size=(256, 8, 8, 3)).astype("float32")
