@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from kdtf.export import converter
+from kdtf.export.compact import compact
 from kdtf.export.embeddings import rewrite_embeddings
 from kdtf.export.errors import ExportError
 from kdtf.export.float_reasons import FloatOperator
@@ -103,7 +104,13 @@ def build_file(
         if is_int8
         else (),
     )
-    return _with_sparse_weights(build) if sparse else build
+    if sparse:
+        build = _with_sparse_weights(build)
+    if not is_int8:
+        return build
+    # Last, because rewriting a file writes everything out again.
+    content = compact(build.content, drop_names=plan.target.integer_only)
+    return dataclasses.replace(build, content=content)
 
 
 def _convert(
