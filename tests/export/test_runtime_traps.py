@@ -94,6 +94,8 @@ def test_t14_unrelated_errors_get_their_context(
     import tensorflow as tf
 
     class Converter:
+        _experimental_disable_fuse_mul_and_fc = False
+
         @classmethod
         def from_saved_model(cls, folder, signature_keys):
             return cls()
@@ -110,6 +112,8 @@ def test_t14_an_empty_file_is_an_error(tiny_cnn, refuses, monkeypatch):
     import tensorflow as tf
 
     class Converter:
+        _experimental_disable_fuse_mul_and_fc = False
+
         @classmethod
         def from_saved_model(cls, folder, signature_keys):
             return cls()

@@ -84,10 +84,22 @@ def test_embeddings_and_convolutions_by_default():
     assert [type(w.layer) for w in wrapped] == [layers.Conv2D]
 
 
-def test_a_keras_3_model_gets_no_none_but_an_error():
+def test_a_keras_3_model_gets_codebooks_in_place(rng):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+    kernel = rng.normal(size=(8, 8))
+    kernel[:, 0] = 0.0
+    model.set_weights([kernel, np.zeros(8)])
+    assert kdtf.cluster(model, 4, preserve_sparsity=True) is model
+    model.compile("sgd", "mse")
+    model.fit(rng.normal(size=(16, 8)), np.zeros((16, 8)), verbose=0)
+    values = kdtf.strip(model).get_weights()[0]
+    assert np.unique(values).size <= 4 and 0.0 in values
+
+
+def test_what_is_no_model_or_no_start_of_keras_3_is_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="no codebooks for Keras 3 models yet"):
-        kdtf.cluster(model)
+    with pytest.raises(ValueError, match="initialization='random'"):
+        kdtf.cluster(model, initialization="random")
     with pytest.raises(TypeError, match=r"must be a `keras\.Model`"):
         kdtf.cluster("model.keras")
 
