@@ -72,6 +72,25 @@ def first_examples(data: Any, num_examples: int) -> Any:
     return _rows(batch.x, slice(0, num_examples))
 
 
+def to_tensors(batch: Batch) -> Batch:
+    """Gives a batch with tensors in place of arrays, to be run in a graph.
+
+    Example:
+        >>> batch = to_tensors(Batch(x={"a": np.zeros((2, 3))}))
+        >>> tuple(batch.x["a"].shape), batch.y is None
+        ((2, 3), True)
+    """
+
+    def convert(part: Any) -> Any:
+        if part is None:
+            return None
+        return keras.tree.map_structure(keras.ops.convert_to_tensor, part)
+
+    return Batch(
+        convert(batch.x), convert(batch.y), convert(batch.sample_weight)
+    )
+
+
 def num_examples_of(x: Any) -> int:
     """Gives the number of examples in the inputs of a batch.
 

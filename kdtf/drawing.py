@@ -6,11 +6,33 @@ from typing import Any
 
 import matplotlib
 
-__all__ = ["ACCENT", "DPI", "INK", "PAPER", "SOFT", "style_axes", "to_svg"]
+__all__ = [
+    "ACCENT",
+    "DPI",
+    "INK",
+    "PAPER",
+    "SOFT",
+    "shorten_path",
+    "style_axes",
+    "to_svg",
+]
 
 INK, SOFT, ACCENT = "#111111", "#777777", "#0b6e99"
 PAPER = "#fdfdfd"
 DPI = 72
+_LONGEST_PATH = 44
+
+
+def shorten_path(path: str) -> str:
+    """Keeps the end of a path: the layer says more than its model.
+
+    Example:
+        >>> shorten_path("head/kernel"), len(shorten_path("a/" * 40))
+        ('head/kernel', 44)
+    """
+    if len(path) <= _LONGEST_PATH:
+        return path
+    return "…" + path[-(_LONGEST_PATH - 1) :]
 
 
 def style_axes(axes: Any) -> None:

@@ -16,6 +16,7 @@ from kdtf.export.grids import TOLERANCE
 from kdtf.export.grids import Placed
 from kdtf.export.grids import place_grid
 from kdtf.export.grids import steps_of
+from kdtf.export.weights import INTEGER_BITS
 from kdtf.export.weights import Weight
 from kdtf.export.weights import block_scales
 from kdtf.export.weights import float_values
@@ -28,8 +29,6 @@ from kdtf.flatbuffer import dtype_name
 from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
 from kdtf.transforms.deployment import KernelGrid
-
-_BITS = {"INT8": 8, "INT4": 4, "INT2": 2}
 
 
 def placed_grids(
@@ -184,7 +183,7 @@ def check_equal(path: str, expected: Any, found: Any) -> None:
 
 def _write(model: Any, tensor: Any, values: Any, *, axis: int) -> None:
     """Puts values into an integer constant; where there is no step, nan."""
-    num_bits = _BITS.get(dtype_name(tensor))
+    num_bits = INTEGER_BITS.get(dtype_name(tensor))
     if num_bits is None:
         return
     blocks = block_scales(model, tensor)

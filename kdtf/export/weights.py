@@ -19,7 +19,7 @@ _OUTPUT_AXES = {
     "FULLY_CONNECTED": 0,
     "TRANSPOSE_CONV": 0,
 }
-_INTEGER_BITS = {"INT8": 8, "INT4": 4, "INT2": 2}
+INTEGER_BITS = {"INT8": 8, "INT4": 4, "INT2": 2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,14 +104,14 @@ def float_values(model: Any, tensor: Any) -> np.ndarray | None:
         flat = np.frombuffer(data, dtype.lower())
         return flat.astype("float32").reshape(shape)
     scales = scales_of(model, tensor)
-    if dtype not in _INTEGER_BITS or scales is None:
+    if dtype not in INTEGER_BITS or scales is None:
         return None
     return integers_of(model, tensor).astype("float32") * scales
 
 
 def integers_of(model: Any, tensor: Any) -> np.ndarray:
     """Returns the integers of a constant, int8, in its shape."""
-    bits = _INTEGER_BITS[dtype_name(tensor)]
+    bits = INTEGER_BITS[dtype_name(tensor)]
     data = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8)
     shape = [int(dim) for dim in tensor.shape]
     parts = [data >> shift for shift in range(0, 8, bits)]

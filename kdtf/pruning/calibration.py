@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from kdtf.batches import Batch
 from kdtf.batches import iterate_batches
+from kdtf.batches import to_tensors
 from kdtf.transforms.layout import Layout
+from kdtf.transforms.substitution import Substitution
+from kdtf.transforms.substitution import substituted
 
 __all__ = [
     "Calibration",
@@ -70,7 +72,7 @@ class Calibration:
                 "criterion='magnitude'."
             )
         self.model = model
-        self.batches = [_to_tensors(batch) for batch in iterate_batches(data)]
+        self.batches = [to_tensors(batch) for batch in iterate_batches(data)]
         self._check_finite()
         if needs_labels and self.batches[0].y is None:
             raise ValueError(
@@ -151,30 +153,26 @@ def watching(
         layers: Layers anywhere inside a model.
         see: Gets the layer, its first input and its output.
     """
-    replaced: list[tuple[Any, Any]] = []
-
-    def watched(layer: Any) -> Callable[..., Any]:
-        original = layer.call
-
-        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            outputs = original(inputs, *args, **kwargs)
-            see(layer, inputs, outputs)
-            return outputs
-
-        return call
-
-    try:
-        for layer in layers:
-            replaced.append((layer, layer.__dict__.get("call")))
-            # Around Keras's tracking, which would keep the function.
-            object.__setattr__(layer, "call", watched(layer))
+    with substituted((layer, _Watcher(layer, see)) for layer in layers):
         yield
-    finally:
-        for layer, before in replaced:
-            if before is None:
-                object.__delattr__(layer, "call")
-            else:
-                object.__setattr__(layer, "call", before)
+
+
+class _Watcher(Substitution):
+    """Shows one layer's calls."""
+
+    def __init__(
+        self, layer: Any, see: Callable[[Any, Any, Any], None]
+    ) -> None:
+        self._layer, self._see = layer, see
+        self._inputs: Any = None
+
+    def before(self, inputs: Any) -> Any:
+        self._inputs = inputs
+        return inputs
+
+    def after(self, outputs: Any) -> Any:
+        self._see(self._layer, self._inputs, outputs)
+        return outputs
 
 
 def has_squared_norms(layer: Any) -> bool:
@@ -337,19 +335,6 @@ def _sum_to_labels(values: Any, source: str, labels: str) -> Any:
         if label not in axes:
             sums = ops.expand_dims(sums, axis)
     return sums
-
-
-def _to_tensors(batch: Batch) -> Batch:
-    def convert(part: Any) -> Any:
-        if part is None:
-            return None
-        return keras.tree.map_structure(
-            lambda array: tf.constant(np.asarray(array)), part
-        )
-
-    return Batch(
-        convert(batch.x), convert(batch.y), convert(batch.sample_weight)
-    )
 
 
 def gradients(

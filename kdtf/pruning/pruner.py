@@ -18,6 +18,8 @@ from kdtf.pruning.updates import updates_of
 from kdtf.transforms import attach
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
+from kdtf.transforms.selection import check_any
+from kdtf.transforms.selection import check_built
 from kdtf.transforms.selection import select_kernels
 
 __all__ = ["prune"]
@@ -124,7 +126,7 @@ def prune(
             structure=structure,
             select=select,
         )
-    _check_built(model)
+    check_built(model, "prune")
     chosen = criteria.get(criterion)
     shape = structures.get(chosen.structure if structure is None else structure)
     values = schedules.get(schedule, argument="schedule")
@@ -172,15 +174,6 @@ def _get_schedule(sparsity: Any, schedule: Any, structure: Any) -> Any:
             f"sparsity={sparsity!r}. Write 80% as 0.8."
         )
     return schedules.OneShotSchedule(final=float(sparsity))
-
-
-def _check_built(model: Any) -> None:
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: it has no weights to prune yet. Received: "
-            f"model={model.name!r}, built=False. Call it on a batch, or give "
-            "it a `keras.Input`."
-        )
 
 
 def _check_values(
@@ -233,13 +226,7 @@ def _choose(
             f"{twice[:4]}{' ...' if len(twice) > 4 else ''}. Call "
             "`kdtf.strip(model)` first, or choose others with `select`."
         )
-    if not kernels:
-        listed = "; ".join(f"{c.path}: {why}" for c, why in skipped[:6])
-        raise ValueError(
-            "`model` must have a kernel to prune. Received: "
-            f"{model.name!r} with {listed or 'no weights at all'}. Choose "
-            "among weights of two or more dimensions with `select`."
-        )
+    check_any(model, "prune", kernels, skipped)
     return kernels, skipped
 
 

@@ -16,6 +16,7 @@ from kdtf.drawing import ACCENT
 from kdtf.drawing import DPI
 from kdtf.drawing import INK
 from kdtf.drawing import SOFT
+from kdtf.drawing import shorten_path
 from kdtf.drawing import style_axes
 from kdtf.drawing import to_svg
 from kdtf.files import gzip_bytes
@@ -31,7 +32,6 @@ from kdtf.transforms.selection import candidates
 __all__ = ["KernelSparsity", "SparsityReport", "sparsity_report"]
 
 _WIDTH_INCHES, _BAR_INCHES = 6.0, 0.24
-_LONGEST_PATH = 44
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,7 +238,7 @@ def _draw(kernels: tuple[KernelSparsity, ...], salt: str) -> str:
     axes = figure.add_subplot()
     style_axes(axes)
     places = range(len(kernels))
-    names = [_shorten(kernel.path) for kernel in kernels]
+    names = [shorten_path(kernel.path) for kernel in kernels]
     axes.barh(places, 1.0, height=0.7, color=SOFT, alpha=0.25)
     axes.barh(places, [k.sparsity for k in kernels], height=0.7, color=ACCENT)
     axes.set_yticks(places, names, parse_math=False)
@@ -246,10 +246,3 @@ def _draw(kernels: tuple[KernelSparsity, ...], salt: str) -> str:
     axes.set_xlim(0.0, 1.0)
     axes.set_title("Fraction of zeros", loc="left", color=INK, fontsize=10)
     return to_svg(figure, salt=salt)
-
-
-def _shorten(path: str) -> str:
-    """Keeps the end of a path: the layer says more than its model."""
-    if len(path) <= _LONGEST_PATH:
-        return path
-    return "…" + path[-(_LONGEST_PATH - 1) :]

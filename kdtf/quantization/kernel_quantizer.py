@@ -37,7 +37,6 @@ class KernelQuantizer(keras.layers.Layer):
         self.kernel_path = kernel.path
         self.scheme = scheme
         self.layout = layout_of(kernel.layer, kernel.variable)
-        self.kernel_shape = kernel.shape
         self._given_steps = steps
         self.start(np.asarray(kernel.variable, "float32"))
         self.built = True

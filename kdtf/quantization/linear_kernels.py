@@ -59,10 +59,14 @@ class SteppedQuantizer(LinearQuantizer):
         scheme = self.scheme
         if self._given_steps is not None:
             steps = np.asarray(self._given_steps)
-        elif scheme.learn_step and scheme.range == "max_abs":
-            steps = self._lsq_steps(weights)
+        elif scheme.range == "mean_squared_error":
+            steps = clipped_steps(
+                self._matrix(weights),
+                num_bits=scheme.num_bits,
+                group_size=scheme.group_size,
+            )
         else:
-            steps = self._clipped_steps(weights)
+            steps = self._lsq_steps(self._matrix(weights))
         self._group_size = scheme.group_size or self.layout.num_inputs
         self.steps = self._remember("steps", steps, trainable=scheme.learn_step)
 
@@ -92,29 +96,14 @@ class SteppedQuantizer(LinearQuantizer):
         integers = straight_through(position, ops.floor(position + 0.5))
         return from_groups(integers * steps, layout)
 
-    def _clipped_steps(self, weights: np.ndarray) -> np.ndarray:
+    def _matrix(self, weights: np.ndarray) -> np.ndarray:
+        """Returns the weights with what shares a step in a column's groups."""
         matrix = np.asarray(self.layout.to_matrix(weights), "float32")
-        if self.scheme.granularity == "per_tensor":
-            matrix = matrix.reshape(-1, 1)
-        if self.scheme.range == "mean_squared_error":
-            return clipped_steps(
-                matrix,
-                num_bits=self.scheme.num_bits,
-                group_size=self.scheme.group_size,
-            )
-        size = self.scheme.group_size or matrix.shape[0]
-        groups = matrix.reshape(-1, size, matrix.shape[1])
-        peak = np.abs(groups).max(axis=1)
-        steps = symmetric_scale(peak, num_bits=self.scheme.num_bits)
-        if self.scheme.group_size:
-            steps = block_scale(steps)
-        return np.asarray(steps)
+        is_whole = self.scheme.granularity == "per_tensor"
+        return matrix.reshape(-1, 1) if is_whole else matrix
 
-    def _lsq_steps(self, weights: np.ndarray) -> np.ndarray:
+    def _lsq_steps(self, matrix: np.ndarray) -> np.ndarray:
         """Returns 2 mean|w| / sqrt(q): section 2.1 of the paper."""
-        matrix = np.asarray(self.layout.to_matrix(weights), "float32")
-        if self.scheme.granularity == "per_tensor":
-            matrix = matrix.reshape(-1, 1)
         size = self.scheme.group_size or matrix.shape[0]
         groups = matrix.reshape(-1, size, matrix.shape[1])
         mean = np.abs(groups).mean(axis=1)

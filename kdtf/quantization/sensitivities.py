@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from kdtf.batches import Batch
 from kdtf.batches import iterate_batches
+from kdtf.batches import to_tensors
 from kdtf.console import format_bytes
 from kdtf.console import plain_text
 from kdtf.console import table
@@ -21,6 +22,7 @@ from kdtf.drawing import ACCENT
 from kdtf.drawing import DPI
 from kdtf.drawing import INK
 from kdtf.drawing import SOFT
+from kdtf.drawing import shorten_path
 from kdtf.drawing import style_axes
 from kdtf.drawing import to_svg
 from kdtf.flavours import flavour_of
@@ -33,7 +35,6 @@ from kdtf.transforms.selection import select_kernels
 __all__ = ["KernelSensitivity", "Sensitivity", "sensitivity"]
 
 _WIDTH_INCHES, _BAR_INCHES = 6.0, 0.3
-_LONGEST_PATH = 44
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class _Measured:
 
     def __init__(self, model: Any, data: Any, loss: Any) -> None:
         self._model = model
-        self._batches = [_to_tensors(batch) for batch in iterate_batches(data)]
+        self._batches = [to_tensors(batch) for batch in iterate_batches(data)]
         self._loss = keras.losses.get(loss or getattr(model, "loss", None))
         has_labels = all(batch.y is not None for batch in self._batches)
         self.name = "loss" if self._loss and has_labels else "relative error"
@@ -283,15 +284,6 @@ def _spend(
         allowance -= max(added, 0.0)
 
 
-def _to_tensors(batch: Batch) -> Batch:
-    def convert(part: Any) -> Any:
-        if part is None:
-            return None
-        return keras.tree.map_structure(tf.convert_to_tensor, part)
-
-    return Batch(*map(convert, (batch.x, batch.y, batch.sample_weight)))
-
-
 def _length(x: Any) -> int:
     return int(keras.tree.flatten(x)[0].shape[0])
 
@@ -343,7 +335,7 @@ def _draw(found: Sensitivity) -> str:
             alpha=shade,
             label=name,
         )
-    labels = [p if len(p) <= _LONGEST_PATH else "…" + p[-43:] for p in paths]
+    labels = [shorten_path(path) for path in paths]
     axes.set_yticks(places, labels, parse_math=False)
     axes.invert_yaxis()
     # From int8 to int2 there are orders of magnitude; 0 has a place, too.

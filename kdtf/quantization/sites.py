@@ -17,8 +17,7 @@ import tensorflow as tf
 from kdtf.layers import walk_layers
 from kdtf.quantization.activations import FIXED_RANGES
 from kdtf.transforms.substitution import Substitution
-from kdtf.transforms.substitution import restore
-from kdtf.transforms.substitution import substitute
+from kdtf.transforms.substitution import substituted
 
 __all__ = ["Site", "find_sites", "leaves", "recurrent_hosts"]
 
@@ -199,21 +198,18 @@ def _watched(
     """Runs the model in a graph and returns what its layers did."""
     events: list[_Event] = []
     ends: list[list[Any]] = []
-    watched = list(leaves(model))
 
     def run(values: Any) -> Any:
         outputs = model(values, training=False)
         ends.extend([_floats(values), _floats(outputs)])
         return outputs
 
-    try:
-        for path, layer in watched:
-            substitute(layer, _Recorder(path, layer, events))
+    recorders = [
+        (layer, _Recorder(path, layer, events)) for path, layer in leaves(model)
+    ]
+    with substituted(recorders):
         specs = keras.tree.map_structure(_spec, inputs)
         tf.function(run, autograph=False).get_concrete_function(specs)
-    finally:
-        for _, layer in watched:
-            restore(layer)
     given, results = ends
     # A dropout that is off hands its input on: as if it were not there.
     active = [

@@ -28,6 +28,8 @@ from kdtf.transforms.attach import scope_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import Rules
 from kdtf.transforms.selection import candidates
+from kdtf.transforms.selection import check_any
+from kdtf.transforms.selection import check_built
 from kdtf.transforms.selection import select_kernels
 from kdtf.transforms.substitution import substitutions
 
@@ -138,6 +140,11 @@ def prepare(
     _check_plain(model)
     choice = _Choice(scheme)
     kernels, skipped = _choose(model, choice, select)
+    activations = choice.activations
+    sites: tuple[list[Site], int] = ([], 0)
+    if activations is not None:
+        # Before anything is changed: it may refuse the model.
+        sites = find_sites(model, _example(model, data))
     steps: Sequence[Any] = [None] * len(kernels)
     if round_kernels is not None:
         steps = round_kernels(
@@ -147,15 +154,11 @@ def prepare(
         (kernel, quantizer_of(kernel, chosen.weights, steps=own))
         for (kernel, chosen), own in zip(kernels, steps, strict=True)
     ]
-    activations = choice.activations
-    sites: tuple[list[Site], int] = ([], 0)
-    if activations is not None:
-        sites = find_sites(model, _example(model, data))
     state = QuantizationState(
         choice.export_mode(q for _, q in quantizers),
         dense_per_tensor=choice.is_per_tensor,
     )
-    state.activations = choice.activations
+    state.activations = activations
     state.skipped = tuple(skipped)
     # Also where the model was made under a strategy and this is outside.
     with scope_of(kernels[0][0].variable):
@@ -232,12 +235,7 @@ class _Choice:
 
 
 def _check_plain(model: Any) -> None:
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: it has no weights to quantize yet. "
-            f"Received: model={model.name!r}, built=False. Call it on a "
-            "batch, or give it a `keras.Input`."
-        )
+    check_built(model, "quantize")
     for layer, effect in substitutions(model):
         if isinstance(effect, QuantizedCall):
             raise ValueError(
@@ -274,13 +272,7 @@ def _choose(
             skipped.append((kernel, "its output is quantized, row by row"))
         else:
             taken.append((kernel, scheme))
-    if not taken:
-        listed = "; ".join(f"{c.path}: {why}" for c, why in skipped[:6])
-        raise ValueError(
-            "`model` must have a kernel to quantize. Received: "
-            f"{model.name!r} with {listed or 'no weights at all'}. Choose "
-            "among weights of two or more dimensions with `select`."
-        )
+    check_any(model, "quantize", taken, skipped)
     return taken, skipped
 
 

@@ -19,7 +19,15 @@ from kdtf.layers import own_weights
 from kdtf.layers import walk_layers
 from kdtf.transforms.layout import is_elementwise
 
-__all__ = ["Candidate", "Rules", "Selection", "candidates", "select_kernels"]
+__all__ = [
+    "Candidate",
+    "Rules",
+    "Selection",
+    "candidates",
+    "check_any",
+    "check_built",
+    "select_kernels",
+]
 
 # What keras-nlp and Keras call the matrices that inputs are multiplied with.
 _KERNEL_NAMES = ("kernel", "recurrent_kernel", "pointwise_kernel")
@@ -215,6 +223,50 @@ def select_kernels(
         else:
             skipped.append((candidate, reason))
     return Selection(taken=tuple(taken), skipped=tuple(skipped))
+
+
+def check_built(model: Any, verb: str) -> None:
+    """Refuses a model without weights.
+
+    Args:
+        model: A model of Keras 3.
+        verb: What shall be done to its weights, for the message.
+
+    Raises:
+        ValueError: It is not built.
+    """
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built: it has no weights to {verb} yet. "
+            f"Received: model={model.name!r}, built=False. Call it on a "
+            "batch, or give it a `keras.Input`."
+        )
+
+
+def check_any(
+    model: Any,
+    verb: str,
+    taken: Sequence[Any],
+    skipped: Sequence[tuple[Candidate, str]],
+) -> None:
+    """Refuses a model of which nothing was chosen.
+
+    Args:
+        model: The model.
+        verb: What shall be done to its kernels, for the message.
+        taken: What was chosen.
+        skipped: What was not, each with the reason.
+
+    Raises:
+        ValueError: `taken` is empty.
+    """
+    if not taken:
+        listed = "; ".join(f"{c.path}: {why}" for c, why in skipped[:6])
+        raise ValueError(
+            f"`model` must have a kernel to {verb}. Received: "
+            f"{model.name!r} with {listed or 'no weights at all'}. Choose "
+            "among weights of two or more dimensions with `select`."
+        )
 
 
 def _why_not(

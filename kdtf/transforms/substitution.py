@@ -8,6 +8,7 @@ layer, no clone, and it works for any layer that reads its weights in `call`.
 
 import contextlib
 import inspect
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ __all__ = [
     "real_value",
     "restore",
     "substitute",
+    "substituted",
     "substitutions",
 ]
 
@@ -130,6 +132,26 @@ def restore(layer: Any) -> None:
         if layer.call != before:
             # Somebody else's replacement was there before.
             object.__setattr__(layer, "call", before)
+
+
+@contextlib.contextmanager
+def substituted(
+    pairs: Iterable[tuple[Any, Substitution]],
+) -> Iterator[None]:
+    """Puts substitutions on layers for as long as the block runs.
+
+    Args:
+        pairs: Layers, each with what changes in its call.
+    """
+    replaced = []
+    try:
+        for layer, substitution in pairs:
+            substitute(layer, substitution)
+            replaced.append(layer)
+        yield
+    finally:
+        for layer in replaced:
+            restore(layer)
 
 
 def substitutions(model: Any) -> Iterator[tuple[Any, Substitution]]:

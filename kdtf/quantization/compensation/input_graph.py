@@ -22,8 +22,7 @@ from kdtf.transforms.layout import layout_of
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import candidates
 from kdtf.transforms.substitution import Substitution
-from kdtf.transforms.substitution import restore
-from kdtf.transforms.substitution import substitute
+from kdtf.transforms.substitution import substituted
 
 __all__ = ["InputGroup", "gain_and_offset", "traced_groups"]
 
@@ -166,16 +165,9 @@ def _trace(
         outputs = keras.tree.flatten(model(x, training=False))
         return [tensor for tensor in outputs if tensor is not None]
 
-    replaced = []
-    try:
-        for layer, recorder in recorders.values():
-            replaced.append(layer)
-            substitute(layer, recorder)
+    with substituted(recorders.values()):
         function = tf.function(run, autograph=False)
         graph = function.get_concrete_function(specs).graph
-    finally:
-        for layer in replaced:
-            restore(layer)
     # Inside a loop or a branch stands a graph of its own: not looked into.
     found = {
         key: recorder.calls

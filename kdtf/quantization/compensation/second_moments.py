@@ -12,8 +12,7 @@ from kdtf.batches import Batch
 from kdtf.quantization.compensation.kernel_inputs import input_rows
 from kdtf.transforms.layout import layout_of
 from kdtf.transforms.substitution import Substitution
-from kdtf.transforms.substitution import restore
-from kdtf.transforms.substitution import substitute
+from kdtf.transforms.substitution import substituted
 
 __all__ = ["Moments", "gather_moments", "size_bytes_of_moments"]
 
@@ -88,17 +87,10 @@ def gather_moments(
         ([[10.0, 2.0], [2.0, 4.0]], [2.0, 1.0])
     """
     watchers = [_Watcher(layer) for layer in layers]
-    watched = []
-    try:
-        for watcher in watchers:
-            watched.append(watcher.layer)
-            substitute(watcher.layer, watcher)
+    with substituted((watcher.layer, watcher) for watcher in watchers):
         for batch in batches:
             model(batch.x, training=False)
             progress()
-    finally:
-        for layer in watched:
-            restore(layer)
     return [watcher.moments() for watcher in watchers]
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from kdtf.quantization.linear import block_scale
+from kdtf.quantization.linear import max_integer
 
 __all__ = [
     "Grid",
@@ -56,7 +57,7 @@ def largest_integer(num_bits: int) -> int:
             "`num_bits` must be between 2 and 16. Received: "
             f"num_bits={num_bits}. LiteRT stores weights in 2, 4 or 8."
         )
-    return int(2 ** (num_bits - 1)) - 1
+    return max_integer(num_bits)
 
 
 def nearest_rounding(matrix: Any, steps: Any, *, num_bits: int) -> np.ndarray:
