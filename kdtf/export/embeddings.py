@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from kdtf.export.additions import add_tensor
+from kdtf.export.additions import operator_code
 from kdtf.flatbuffer import buffer_size
 from kdtf.flatbuffer import operator_name
 from kdtf.flatbuffer import read_model
@@ -71,10 +73,10 @@ def _lookup(model: Any, subgraph: Any, operator: Any) -> list[Any]:
     num_ids = math.prod(ids_shape)
     name = subgraph.tensors[operator.outputs[0]].name
     types = schema.TensorType
-    flat = _tensor(
+    flat = add_tensor(
         model, subgraph, name + b"/ids", dtype=types.INT32, shape=[num_ids]
     )
-    rows = _tensor(
+    rows = add_tensor(
         model,
         subgraph,
         name + b"/rows",
@@ -82,7 +84,9 @@ def _lookup(model: Any, subgraph: Any, operator: Any) -> list[Any]:
         shape=[num_ids, dim],
     )
     lookup = schema.OperatorT()
-    lookup.opcodeIndex = _opcode(model, schema.BuiltinOperator.EMBEDDING_LOOKUP)
+    lookup.opcodeIndex = operator_code(
+        model, schema.BuiltinOperator.EMBEDDING_LOOKUP
+    )
     lookup.inputs = [flat, table_index]
     lookup.outputs = [rows]
     out = operator.outputs[0]
@@ -102,10 +106,10 @@ def _reshape(
     options = schema.ReshapeOptionsT()
     options.newShape = shape
     reshape = schema.OperatorT()
-    reshape.opcodeIndex = _opcode(model, schema.BuiltinOperator.RESHAPE)
+    reshape.opcodeIndex = operator_code(model, schema.BuiltinOperator.RESHAPE)
     reshape.inputs = [
         source,
-        _tensor(
+        add_tensor(
             model,
             subgraph,
             subgraph.tensors[destination].name + b"/shape",
@@ -118,42 +122,3 @@ def _reshape(
     reshape.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
     reshape.builtinOptions = options
     return reshape
-
-
-def _opcode(model: Any, number: int) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = number
-    # Old readers look at this byte first; 127 sends them to the other field.
-    code.deprecatedBuiltinCode = min(number, 127)
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def _tensor(
-    model: Any,
-    subgraph: Any,
-    name: bytes,
-    *,
-    dtype: int,
-    shape: list[int],
-    values: np.ndarray | None = None,
-) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    buffer = schema.BufferT()
-    if values is not None:
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor = schema.TensorT()
-    tensor.name = name
-    tensor.type = dtype
-    tensor.shape = shape
-    tensor.buffer = len(model.buffers) - 1
-    subgraph.tensors.append(tensor)
-    return len(subgraph.tensors) - 1

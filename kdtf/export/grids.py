@@ -14,6 +14,7 @@ import numpy as np
 from kdtf.export.weights import arrangements
 from kdtf.export.weights import rows_of
 from kdtf.transforms.deployment import KernelGrid
+from kdtf.transforms.deployment import block_scale
 
 # How far a value may be from the grid, as a part of the largest around it:
 # some float32 roundings, and a hundredth of a step of int8.
@@ -28,12 +29,19 @@ class Placed:
 
     Args:
         grid: As the model gave it.
-        is_folded: Whether each output was multiplied by a factor, as folding
-            batch norm does.
+        values: Its values, in the order of the file.
+        factors: What each output was multiplied by, as folding batch norm
+            does; None if by nothing.
     """
 
     grid: KernelGrid
-    is_folded: bool
+    values: np.ndarray
+    factors: np.ndarray | None
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the constant is the grid times factors."""
+        return self.factors is not None
 
 
 def place_grid(
@@ -57,16 +65,17 @@ def place_grid(
         if np.array_equal(order[0], values[0]) and np.array_equal(
             order, values
         ):
-            return Placed(grid=grid, is_folded=False)
+            return Placed(grid=grid, values=order, factors=None)
     rows = rows_of(values, axis)
     for grid, order in orders:
-        if _is_folded(rows_of(order, axis), rows):
-            return Placed(grid=grid, is_folded=True)
+        factors = _factors(rows_of(order, axis), rows)
+        if factors is not None:
+            return Placed(grid=grid, values=order, factors=factors)
     return None
 
 
-def _is_folded(before: np.ndarray, after: np.ndarray) -> bool:
-    """Tells whether each row is the other's times one factor."""
+def _factors(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
+    """Gives what times each row is the other's; None if no number is."""
     tops = np.abs(after).max(axis=1)
     # A look at the first rows settles most.
     for rows in (slice(0, 4), slice(None)):
@@ -75,8 +84,8 @@ def _is_folded(before: np.ndarray, after: np.ndarray) -> bool:
         factors = np.sum(wide * after[rows], axis=1) / np.maximum(power, 1e-300)
         errors = np.abs(factors[:, None] * wide - after[rows]).max(axis=1)
         if (errors > _FOLDED * tops[rows]).any():
-            return False
-    return bool(tops.any())
+            return None
+    return factors if tops.any() else None
 
 
 def steps_of(
@@ -106,7 +115,7 @@ def steps_of(
     for count, left in _tries(steps, num_bits):
         candidates = tops[left] / np.float32(count)
         if is_block:
-            candidates = _block_steps(candidates)
+            candidates = np.asarray(block_scale(candidates))
         for width in (_NUM_PROBES, rows.shape[1]):
             fits = _fits(rows[left, :width], candidates, tops[left], num_bits)
             left, candidates = left[fits], candidates[fits]
@@ -139,11 +148,3 @@ def _fits(
 
 def _lowest(num_bits: int) -> int:
     return -127 if num_bits == 8 else -(2 ** (num_bits - 1))
-
-
-def _block_steps(steps: np.ndarray) -> np.ndarray:
-    """Rounds to the float16 numbers with 7 bits of mantissa."""
-    mantissa, exponent = np.frexp(steps.astype("float32"))
-    short = np.ldexp(np.rint(mantissa * 256) / 256, exponent)
-    with np.errstate(over="ignore"):
-        return short.astype("float16").astype("float32")

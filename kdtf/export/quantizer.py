@@ -11,6 +11,7 @@ from kdtf.export.quiet import quiet
 from kdtf.export.recovery import keep_grids
 from kdtf.export.recovery import notes_on_missing
 from kdtf.export.recovery import placed_grids
+from kdtf.export.unfolding import unfold_blocks
 from kdtf.export.weights import Weight
 from kdtf.export.weights import weights_of
 from kdtf.flatbuffer import read_model
@@ -86,6 +87,11 @@ def to_dynamic(
     weights = weights_of(model)
     grids = tuple(grids)
     placed = placed_grids(model, weights, grids)
+    unfolded = unfold_blocks(model, weights, placed)
+    if unfolded is not None:
+        return to_dynamic(
+            unfolded, num_bits=num_bits, block_size=block_size, grids=grids
+        )
     plain = Storage(num_bits=num_bits, block_size=block_size)
     storages = {
         weight.place: (

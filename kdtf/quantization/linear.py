@@ -17,7 +17,6 @@ import tensorflow as tf
 from keras import ops
 
 __all__ = [
-    "block_scale",
     "check_num_bits",
     "dequantize",
     "fake_quantize",
@@ -231,26 +230,6 @@ def fake_quantize_range(
         narrow_range=narrow_range,
     )
     return ops.cast(quantized, keras.backend.standardize_dtype(values.dtype))
-
-
-def block_scale(scale: Any) -> Any:
-    """Returns steps of blocks as LiteRT computes with them.
-
-    It stores them as float16 and cuts them off at 7 bits after the leading
-    one, as in bfloat16; a step must be a number of both.
-
-    Args:
-        scale: Positive, at most 65,504.
-
-    Returns:
-        float32, at least 2^-14: smaller ones would lose digits in float16.
-
-    Example:
-        >>> float(block_scale(np.float32(1.0 + 1.0 / 256.0)))
-        1.0
-    """
-    scale = ops.maximum(ops.cast(scale, "float32"), 2.0**-14)
-    return ops.cast(ops.cast(scale, "bfloat16"), "float32")
 
 
 def straight_through(values: Any, quantized: Any) -> Any:

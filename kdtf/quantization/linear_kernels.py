@@ -7,11 +7,11 @@ from keras import ops
 
 from kdtf.quantization.compensation.symmetric_grid import clipped_steps
 from kdtf.quantization.kernel_quantizer import KernelQuantizer
-from kdtf.quantization.linear import block_scale
 from kdtf.quantization.linear import fake_quantize
 from kdtf.quantization.linear import max_integer
 from kdtf.quantization.linear import straight_through
 from kdtf.quantization.linear import symmetric_scale
+from kdtf.transforms.deployment import block_scale
 from kdtf.transforms.layout import Layout
 
 __all__ = ["LinearQuantizer", "SteppedQuantizer", "from_groups", "to_groups"]

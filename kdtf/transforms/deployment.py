@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from kdtf.transforms.attach import State
 from kdtf.transforms.attach import states
 
-__all__ = ["Deployable", "Deployment", "KernelGrid", "deployed"]
+__all__ = ["Deployable", "Deployment", "KernelGrid", "block_scale", "deployed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,26 @@ class KernelGrid:
     values: np.ndarray
     num_bits: int | None
     block_size: int | None = None
+
+
+def block_scale(scale: Any) -> Any:
+    """Returns steps of blocks as LiteRT computes with them.
+
+    It stores them as float16 and cuts them off at 7 bits after the leading
+    one, as in bfloat16; a step must be a number of both.
+
+    Args:
+        scale: Positive, at most 65,504.
+
+    Returns:
+        float32, at least 2^-14: smaller ones would lose digits in float16.
+
+    Example:
+        >>> float(block_scale(np.float32(1.0 + 1.0 / 256.0)))
+        1.0
+    """
+    scale = ops.maximum(ops.cast(scale, "float32"), 2.0**-14)
+    return ops.cast(ops.cast(scale, "bfloat16"), "float32")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

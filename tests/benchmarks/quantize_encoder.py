@@ -114,12 +114,16 @@ def report(name, model, task, float_run, data):
     cells = f"{name:26}{task.quality(main_output(outputs))}"
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.tflite")
-        result = kdtf.export_tflite(
-            model,
-            path,
-            verify_data=rows(task.test, 0, 16),
-            **({"representative_data": data} if data is not None else {}),
-        )
+        try:
+            result = kdtf.export_tflite(
+                model,
+                path,
+                verify_data=rows(task.test, 0, 16),
+                **({"representative_data": data} if data is not None else {}),
+            )
+        except kdtf.ExportError as error:
+            print(f"{cells}  not exported: {error}", flush=True)
+            return None
         runner = Runner(path)
         found = [
             main_output(runner(rows(task.test, index, index + 1)))[0]

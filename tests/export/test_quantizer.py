@@ -288,3 +288,29 @@ def test_rows_that_blocks_do_not_divide_get_one_scale_each(dense):
     assert first.tensor.quantization.details.blockSize == 64
     assert second.tensor.quantization.details is None
     assert dtypes(stored) == ["INT4", "INT4"]
+
+
+def test_factors_behind_block_grids_are_taken_out_again(rng, tmp_path):
+    # Attention scales its queries by 1 / sqrt(head_dim), a batch norm each
+    # channel; the converter multiplies both into the kernels, where no block
+    # scale can hold them.
+    inputs = keras.Input((64,))
+    query = keras.layers.Dense(8, name="query")
+    normed = keras.layers.Dense(8, use_bias=False, name="normed")
+    norm = keras.layers.BatchNormalization()
+    scaled = keras.ops.multiply(query(inputs), 32**-0.5)
+    active = keras.ops.relu(norm(normed(inputs)))
+    model = keras.Model(inputs, scaled + active)
+    norm.moving_variance.assign(rng.uniform(0.2, 3.0, 8))
+    norm.moving_mean.assign(rng.normal(size=8))
+    query.bias.assign(rng.normal(size=8))
+    for layer in (query, normed):
+        steps = [1 / 64, 129 / 8192]
+        layer.kernel.assign(block_values(rng, 64, 8, 32, steps))
+    stored = to_dynamic(float_file(model), grids=grids_of(model, 4, 32)).content
+    assert dtypes(stored) == ["INT4", "INT4"]
+    assert {values.tobytes() for values in values_in(stored)} == {
+        layer.kernel.numpy().T.tobytes() for layer in (query, normed)
+    }
+    x = rng.normal(size=(20, 64)).astype("float32")
+    assert decibels(model, stored, x, tmp_path) > 35

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from kdtf.quantization.linear import block_scale
 from kdtf.quantization.linear import max_integer
+from kdtf.transforms.deployment import block_scale
 
 __all__ = [
     "Grid",
