@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kdtf.schedules import CosineSchedule
     from kdtf.schedules import OneShotSchedule
     from kdtf.schedules import PolynomialSchedule
+    from kdtf.search.searching import search
     from kdtf.transforms.strip import strip
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "quantization_report",
     "quantize",
     "quantize_aware",
+    "search",
     "sensitivity",
     "sparsity_report",
     "strip",
@@ -84,6 +86,8 @@ _ROOMS = (
     "pruning",
     "quantization",
     "schedules",
+    # The room is the verb: `kdtf.search(...)` calls it.
+    "search",
 )
 
 check_backend()

@@ -1,0 +1,49 @@
+"""Architecture search: `kdtf.search(build, space, objective)`.
+
+The room is the verb: this module can be called, whatever was imported first.
+"""
+
+import sys
+import types
+from typing import Any
+
+from kdtf.search.evolution import Evolution
+from kdtf.search.optuna_strategies import Nsga2
+from kdtf.search.optuna_strategies import Tpe
+from kdtf.search.reinforcement import Reinforcement
+from kdtf.search.result import SearchResult
+from kdtf.search.searching import search
+from kdtf.search.space import Choice
+from kdtf.search.space import Space
+from kdtf.search.strategies import Measured
+from kdtf.search.strategies import RandomSearch
+from kdtf.search.strategies import Strategy
+from kdtf.search.trial import Infeasible
+from kdtf.search.trial import RunningTrial
+from kdtf.search.trial import Trial
+
+__all__ = [
+    "Choice",
+    "Evolution",
+    "Infeasible",
+    "Measured",
+    "Nsga2",
+    "RandomSearch",
+    "Reinforcement",
+    "RunningTrial",
+    "SearchResult",
+    "Space",
+    "Strategy",
+    "Tpe",
+    "Trial",
+    "search",
+]
+
+
+class _Room(types.ModuleType):
+    """A module that is called as its main function."""
+
+    __call__: Any = staticmethod(search)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -1,0 +1,138 @@
+"""Optuna's samplers as strategies: TPE and NSGA-II.
+
+Each proposal rebuilds a study in memory from the finished trials, so that
+these strategies keep nothing either.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kdtf.search.quiet_optuna import quiet_optuna
+from kdtf.search.space import Point
+from kdtf.search.space import Space
+from kdtf.search.strategies import Measured
+from kdtf.search.strategies import check_positive
+
+__all__ = ["Nsga2", "Tpe"]
+
+_SEEDS = 2**31
+
+
+class Tpe:
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's.
+
+    It models where good and where bad trials lie, and proposes where the
+    former are denser. Best on small spaces; on wide ones, such as widths of
+    many layers, evolution does better.
+
+    Args:
+        startup: Trials that are random before it models anything.
+
+    Raises:
+        ValueError: `startup` is no integer from 1 on.
+    """
+
+    def __init__(self, startup: int = 10) -> None:
+        check_positive("startup", startup)
+        self.startup = startup
+
+    def propose(
+        self,
+        space: Space,
+        history: Sequence[Measured],
+        *,
+        rng: np.random.Generator,
+        attempt: int = 0,
+    ) -> Point:
+        """Returns the most promising of the points it draws."""
+        import optuna
+
+        del attempt
+        with quiet_optuna():
+            sampler = optuna.samplers.TPESampler(
+                seed=int(rng.integers(_SEEDS)), n_startup_trials=self.startup
+            )
+            study = optuna.create_study(direction="maximize", sampler=sampler)
+            distributions = _distributions(space)
+            for one in history:
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        params=_params(space, one.point),
+                        distributions=distributions,
+                        value=one.reward,
+                    )
+                )
+            return _point(space, study.ask(distributions).params)
+
+
+class Nsga2:
+    """NSGA-II (Deb et al. 2002), Optuna's, on quality and each cost.
+
+    Where the others follow one reward, it spreads along the front of what is
+    best for its cost. A population costs as many trials before anything is
+    learned.
+
+    Args:
+        population: Trials in a generation, at least 2.
+
+    Raises:
+        ValueError: `population` is no integer from 2 on.
+    """
+
+    def __init__(self, population: int = 16) -> None:
+        check_positive("population", population)
+        if population < 2:
+            raise ValueError(
+                f"`population` must be at least 2. Received: {population}."
+            )
+        self.population = population
+
+    def propose(
+        self,
+        space: Space,
+        history: Sequence[Measured],
+        *,
+        rng: np.random.Generator,
+        attempt: int = 0,
+    ) -> Point:
+        """Returns a child of two of the current front."""
+        import optuna
+
+        del attempt
+        num_losses = len(history[0].losses) if history else 1
+        with quiet_optuna():
+            sampler = optuna.samplers.NSGAIISampler(
+                seed=int(rng.integers(_SEEDS)), population_size=self.population
+            )
+            study = optuna.create_study(
+                directions=["minimize"] * num_losses, sampler=sampler
+            )
+            distributions = _distributions(space)
+            for one in history:
+                # Asked for, so that the sampler counts generations.
+                study.enqueue_trial(_params(space, one.point))
+                study.tell(study.ask(distributions), one.losses)
+            return _point(space, study.ask(distributions).params)
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    import optuna
+
+    found: dict[str, Any] = {}
+    for name, count in zip(space.names, space.counts, strict=True):
+        if space.is_ordered(name):
+            found[name] = optuna.distributions.IntDistribution(0, count - 1)
+        else:
+            indices = range(count)
+            found[name] = optuna.distributions.CategoricalDistribution(indices)
+    return found
+
+
+def _params(space: Space, point: Point) -> dict[str, int]:
+    return dict(zip(space.names, point, strict=True))
+
+
+def _point(space: Space, params: dict[str, Any]) -> Point:
+    return tuple(int(params[name]) for name in space.names)

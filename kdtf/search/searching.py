@@ -1,0 +1,481 @@
+"""`search`: propose, build, train, measure, remember."""
+
+import gc
+import inspect
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from kdtf.search.evolution import Evolution
+from kdtf.search.optuna_strategies import Nsga2
+from kdtf.search.optuna_strategies import Tpe
+from kdtf.search.progress import Progress
+from kdtf.search.reinforcement import Reinforcement
+from kdtf.search.result import SearchResult
+from kdtf.search.rewards import reward_of
+from kdtf.search.space import Point
+from kdtf.search.space import Space
+from kdtf.search.space import as_space
+from kdtf.search.store import Claim
+from kdtf.search.store import Store
+from kdtf.search.strategies import Measured
+from kdtf.search.strategies import RandomSearch
+from kdtf.search.strategies import Strategy
+from kdtf.search.strategies import check_positive
+from kdtf.search.trial import Infeasible
+from kdtf.search.trial import RunningTrial
+from kdtf.search.trial import StopTrial
+from kdtf.search.trial import Trial
+
+__all__ = ["EARLY_STOPPING", "STRATEGIES", "search"]
+
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "evolution": Evolution,
+    "reinforcement": Reinforcement,
+    "nsga2": Nsga2,
+    "tpe": Tpe,
+    "random": RandomSearch,
+}
+EARLY_STOPPING = ("halving", "median")
+
+# Proposals that may be refused before a random point is taken instead.
+_NUM_PROPOSALS, _NUM_RANDOM, _MAX_LISTED = 200, 1000, 100_000
+# So many failures in a row at the start are a bug in `build`, not bad luck.
+_MAX_FAILURES = 3
+_MAX_INFEASIBLE = 50
+_WAIT_SECONDS = 0.5
+_COLLECT_SECONDS = 5.0
+
+
+def search(
+    build: Callable[[dict[str, Any]], Any],
+    space: Any,
+    objective: Callable[..., Any],
+    *,
+    strategy: str | Strategy = "evolution",
+    trials: int = 20,
+    limits: Mapping[str, float] | None = None,
+    direction: str = "max",
+    study: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    early_stopping: str | None = None,
+    verbose: int = 1,
+) -> SearchResult:
+    """Finds the model worth training, by training some.
+
+    Each trial takes a point of the space, builds its model and asks the
+    objective what it is worth. Points that are not valid, or are the same
+    model as one tried before, are refused before anything is built. A trial
+    that fails is recorded with its error, and the search goes on.
+
+    Trials are kept in `study` as they finish. Called again with the same
+    study, also after a kill, the search goes on exactly as if it had not been
+    interrupted. Called by several processes, on one machine with a file or on
+    many with a database, they share the work: no trial is done twice, and
+    those of a process that died are taken up by the others.
+
+    Of the strategies, "evolution" is the one to begin with. "tpe" is better
+    still on small spaces and worse than random on wide ones. "nsga2" finds
+    the front of quality against cost rather than one best. "reinforcement"
+    needs some hundred trials. "random" is the baseline that tells whether the
+    others were worth it.
+
+    Args:
+        build: Called with the choices, a dict; returns a Keras model.
+        space: A `Space`, or just a mapping of names to options.
+        objective: Called as `objective(model)` or `objective(model, trial)`
+            with a `RunningTrial`; trains the model and returns its quality,
+            or a dict of the quality first and then what it costs, lower being
+            better. `DeviceObjective` is one.
+        strategy: "evolution", "reinforcement", "nsga2", "tpe", "random", or a
+            `Strategy` with settings of its own.
+        trials: How many the study shall have in the end. Infeasible ones do
+            not count.
+        limits: The highest cost by name. They pull the search (MnasNet's
+            reward), and `best` is within them.
+        direction: "max", or "min" for a quality that is a loss.
+        study: A file, or the URL of an Optuna storage. Defaults to none: the
+            trials live as long as the result.
+        seed: Of proposals and, by trial, of Keras's global seed. Defaults to
+            the study's, or a random one.
+        early_stopping: "halving" (of what was trained as long, the best third
+            goes on; Li et al. 2020) or "median" (what is below the median
+            stops), for objectives that report. Defaults to never.
+        verbose: 0 for silence, 1 for a progress bar.
+
+    Returns:
+        The result: `.best`, `.pareto`, `.trials`, a table and pictures.
+
+    Raises:
+        TypeError: `build` or `objective` cannot be called, or the space is
+            none.
+        ValueError: An argument is unknown or out of range, the study belongs
+            to another search, no point of the space is valid, the first
+            trials all failed, `limits` names what the objective does not
+            give, or none of many models was within them.
+
+    Example:
+        >>> import keras, kdtf
+        >>> def build(choices):
+        ...     return keras.Sequential([
+        ...         keras.Input((4,)), keras.layers.Dense(choices["units"]),
+        ...     ])
+        >>> found = kdtf.search(
+        ...     build, {"units": [1, 2, 4, 8]},
+        ...     lambda model: {"units": model.output_shape[-1],
+        ...                    "parameters": model.count_params()},
+        ...     limits={"parameters": 20}, trials=4, seed=0, verbose=0,
+        ... )
+        >>> found.best.choices
+        {'units': 4}
+        >>> [trial.choices["units"] for trial in found.pareto]
+        [1, 2, 4, 8]
+    """
+    for name, value in (("build", build), ("objective", objective)):
+        if not callable(value):
+            raise TypeError(
+                f"`{name}` must be a function. Received: {name}={value!r}."
+            )
+    check_positive("trials", trials)
+    if direction not in ("max", "min"):
+        raise ValueError(
+            "`direction` must be 'max' or 'min'. Received: "
+            f"direction={direction!r}."
+        )
+    run = _Search(
+        build=build,
+        objective=objective,
+        strategy=_strategy(strategy),
+        store=Store(
+            study, as_space(space), seed=seed, minimize=direction == "min"
+        ),
+        limits=_limits(limits),
+        minimize=direction == "min",
+        pruner=_pruner(early_stopping),
+    )
+    with Progress(trials, verbose=verbose, result=run.result) as progress:
+        run(trials, progress)
+    return run.result()
+
+
+def _strategy(strategy: Any) -> Strategy:
+    if isinstance(strategy, str):
+        if strategy not in STRATEGIES:
+            raise ValueError(
+                f"`strategy` must be one of {sorted(STRATEGIES)}. Received: "
+                f"strategy={strategy!r}."
+            )
+        return STRATEGIES[strategy]()
+    if not callable(getattr(strategy, "propose", None)):
+        raise TypeError(
+            f"`strategy` must be one of {sorted(STRATEGIES)} or have a "
+            f"`propose` method. Received: strategy={strategy!r}."
+        )
+    return strategy
+
+
+def _limits(limits: Any) -> dict[str, float]:
+    found = dict(limits or {})
+    for name, limit in found.items():
+        is_number = isinstance(limit, int | float)
+        if not is_number or not math.isfinite(limit) or limit <= 0:
+            raise ValueError(
+                "Limits must be positive numbers. Received: "
+                f"limits[{name!r}]={limit!r}."
+            )
+    return found
+
+
+def _pruner(name: str | None) -> Any:
+    import optuna
+
+    if name is None:
+        return None
+    if name == "halving":
+        return optuna.pruners.SuccessiveHalvingPruner(
+            min_resource=1, reduction_factor=3
+        )
+    if name == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=5)
+    raise ValueError(
+        f"`early_stopping` must be None or one of {list(EARLY_STOPPING)}. "
+        f"Received: early_stopping={name!r}."
+    )
+
+
+class _Search:
+    """One process's part in a search."""
+
+    def __init__(
+        self,
+        *,
+        build: Callable[[dict[str, Any]], Any],
+        objective: Callable[..., Any],
+        strategy: Strategy,
+        store: Store,
+        limits: dict[str, float],
+        minimize: bool,
+        pruner: Any,
+    ) -> None:
+        self._build = build
+        self._objective = objective
+        self._takes_trial = _takes_two(objective)
+        self._strategy = strategy
+        self._store = store
+        self._limits = limits
+        self._minimize = minimize
+        self._pruner = pruner
+        self._failures: list[str] = []
+
+    def __call__(self, num_trials: int, progress: Progress) -> None:
+        """Runs trials until the study has enough."""
+        while True:
+            self._store.release_lost()
+            trials = self._store.trials()
+            progress.update(trials)
+            claim = self._next(trials, num_trials)
+            if claim == "done":
+                return
+            if isinstance(claim, Claim):
+                self._run(claim)
+            elif claim == "wait":
+                time.sleep(_WAIT_SECONDS)
+
+    def result(self) -> SearchResult:
+        """Returns what is known by now."""
+        return SearchResult(
+            trials=tuple(self._store.trials()),
+            limits=self._limits,
+            minimize=self._minimize,
+        )
+
+    def _next(self, trials: list[Trial], num_trials: int) -> Claim | str | None:
+        """Claims a trial, or says "wait" or "done"; None to look again."""
+        for trial in trials:
+            if trial.status == "abandoned":
+                point = self._store.point(trial.number)
+                return self._claim(trial.number, point)
+        counted = [trial for trial in trials if trial.status != "infeasible"]
+        self._check_feasible(trials)
+        if len(counted) < num_trials:
+            number = trials[-1].number + 1 if trials else 0
+            proposed = self._propose(number, trials)
+            if proposed is not None:
+                return self._claim(number, proposed)
+            if not trials:
+                raise ValueError(
+                    "A space must have a valid point. Received: "
+                    f"{self._store.space.describe()}, of which `valid` "
+                    "refuses all that were looked at."
+                )
+        is_busy = any(trial.status == "running" for trial in trials)
+        return "wait" if is_busy else "done"
+
+    def _claim(self, number: int, point: Point) -> Claim | None:
+        seeds = np.random.SeedSequence([self._store.seed, number])
+        seed = int(seeds.generate_state(1)[0]) % 2**31
+        return self._store.claim(number, point, seed)
+
+    def _propose(self, number: int, trials: list[Trial]) -> Point | None:
+        space, tried = self._store.space, self._store.keys()
+        history = self._history(trials)
+
+        def rng(attempt: int) -> np.random.Generator:
+            return np.random.default_rng([self._store.seed, number, attempt])
+
+        def is_new(point: Point) -> bool:
+            return space.key(point) not in tried and not space.refusal(point)
+
+        for attempt in range(_NUM_PROPOSALS):
+            proposed = self._strategy.propose(
+                space, history, rng=rng(attempt), attempt=attempt
+            )
+            if is_new(proposed):
+                return proposed
+        return _any_point(space, is_new, rng(_NUM_PROPOSALS))
+
+    def _history(self, trials: list[Trial]) -> list[Measured]:
+        history = []
+        for trial in trials:
+            if trial.reward is None:
+                continue
+            quality, *costs = trial.values.values()
+            history.append(
+                Measured(
+                    point=self._store.space.encode(trial.choices),
+                    reward=trial.reward,
+                    losses=(quality if self._minimize else -quality, *costs),
+                )
+            )
+        return history
+
+    def _run(self, claim: Claim) -> None:
+        trial = next(
+            one for one in self._store.trials() if one.number == claim.number
+        )
+        running = RunningTrial(
+            number=trial.number,
+            choices=trial.choices,
+            seed=trial.seed,
+            limits=self._limits,
+            report=lambda step, value: claim.report(step, value, self._pruner),
+        )
+        start = time.monotonic()
+
+        def end(status: str, **found: Any) -> None:
+            claim.finish(status, seconds=time.monotonic() - start, **found)
+
+        try:
+            with claim.alive():
+                values = self._measure(running)
+        except StopTrial:
+            last = claim.last_report()
+            end(
+                "stopped",
+                values={"quality": last},
+                reward=-last if self._minimize else last,
+            )
+        except Infeasible as over:
+            end("infeasible", values=over.costs)
+        except Exception as error:
+            end("failed", error=_one_line(error))
+            self._check_failures(error)
+        except BaseException:
+            # An interrupt: the trial is open to whoever goes on.
+            end("abandoned")
+            raise
+        else:
+            self._check_limits(values, claim)
+            reward = reward_of(
+                values, limits=self._limits, minimize=self._minimize
+            )
+            end("complete", values=values, reward=reward)
+        # Graphs of models that are gone hold on to one another, and looking
+        # for them takes half a second: after what was long and large only.
+        if time.monotonic() - start > _COLLECT_SECONDS:
+            gc.collect()
+
+    def _measure(self, trial: RunningTrial) -> dict[str, float]:
+        keras.utils.set_random_seed(trial.seed)
+        model = self._build(dict(trial.choices))
+        if model is None:
+            raise TypeError("`build` must return a model. Received: None.")
+        found = (
+            self._objective(model, trial)
+            if self._takes_trial
+            else self._objective(model)
+        )
+        return _values(found)
+
+    def _check_failures(self, error: Exception) -> None:
+        """Ends a search whose first trials all fail."""
+        self._failures.append(_one_line(error))
+        trials = self._store.trials()
+        is_hopeless = len(self._failures) >= _MAX_FAILURES and not any(
+            trial.status in ("complete", "stopped") for trial in trials
+        )
+        if is_hopeless:
+            raise ValueError(
+                "`build` and `objective` must work for most of the space. "
+                f"Received: the first {len(self._failures)} trials all "
+                f"failed, the last with {self._failures[-1]}. Try "
+                "`objective(build(choices))` for one point by hand."
+            ) from error
+
+    def _check_limits(self, values: dict[str, float], claim: Claim) -> None:
+        unknown = set(self._limits) - set(list(values)[1:])
+        if unknown:
+            claim.finish("failed", error=f"no costs {sorted(unknown)}")
+            raise ValueError(
+                "`limits` must name costs that the objective gives, "
+                f"{list(values)[1:]}. Received: {sorted(unknown)}."
+            )
+
+    def _check_feasible(self, trials: list[Trial]) -> None:
+        last = trials[-_MAX_INFEASIBLE:]
+        if len(last) < _MAX_INFEASIBLE or any(
+            trial.status != "infeasible" for trial in last
+        ):
+            return
+        least = {
+            name: min(trial.values.get(name, math.inf) for trial in last)
+            for name in self._limits
+        }
+        raise ValueError(
+            "A model of the space must be within the limits. Received: "
+            f"limits={self._limits}; the last {len(last)} models were all "
+            f"over them, at least {least}. Raise the limits, or give the space "
+            "smaller models."
+        )
+
+
+def _any_point(
+    space: Space, is_new: Callable[[Point], bool], rng: np.random.Generator
+) -> Point | None:
+    """Gives a new point, or None if there is none, or none can be found."""
+    for _ in range(_NUM_RANDOM):
+        point = space.random(rng)
+        if is_new(point):
+            return point
+    if space.size > _MAX_LISTED:
+        return None
+    left = [point for point in space.points() if is_new(point)]
+    return left[int(rng.integers(len(left)))] if left else None
+
+
+def _takes_two(objective: Callable[..., Any]) -> bool:
+    """Tells whether an objective wants the trial beside the model."""
+    try:
+        parameters = inspect.signature(objective).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    positional = [
+        one
+        for one in parameters
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+        and (one.default is one.empty or one.name == "trial")
+    ]
+    return len(positional) >= 2
+
+
+def _values(found: Any) -> dict[str, float]:
+    """Gives what an objective returned as numbers by name."""
+    if not isinstance(found, Mapping):
+        found = {"quality": found}
+    if not found:
+        raise ValueError("An objective must return a quality. Received: {}.")
+    values = {}
+    for name, value in found.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "An objective must return a number, or a dict of them. "
+                f"Received: {name!r}: {value!r}."
+            ) from error
+        if not math.isfinite(number):
+            raise ValueError(
+                "An objective must return finite numbers. Received: "
+                f"{name!r}: {number}."
+            )
+        values[str(name)] = number
+    return values
+
+
+def _one_line(error: BaseException) -> str:
+    """Says what went wrong, and where outside of this file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = frames[-1]
+    for frame in frames:
+        if frame.filename != __file__:
+            place = frame
+            break
+    where = f"{os.path.basename(place.filename)}:{place.lineno}"
+    return f"{type(error).__name__}: {error} (at {where})"
