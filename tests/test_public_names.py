@@ -19,6 +19,7 @@ NAMES = [
     "quantization_report",
     "quantize",
     "quantize_aware",
+    "search",
     "sensitivity",
     "sparsity_report",
     "strip",

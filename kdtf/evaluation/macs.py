@@ -19,6 +19,7 @@ __all__ = [
     "executed_operators",
     "macs_of_execution",
     "macs_of_file",
+    "shape_of",
 ]
 
 # Multiply, or run operators that do, in ways that are not read here.
@@ -54,6 +55,10 @@ class Execution(NamedTuple):
         if position >= len(inputs) or inputs[position] < 0:
             return None
         return self.tensors[inputs[position]]
+
+    def outputs(self) -> list[Any]:
+        """Returns the tensors it writes."""
+        return [self.tensors[i] for i in self.operator.outputs if i >= 0]
 
 
 def macs_of_file(path: str | os.PathLike[str]) -> int:
@@ -228,55 +233,58 @@ def _check_fixed(tensor: Any, operator: str, file: str) -> None:
         )
 
 
-def _shape(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Returns a tensor's dimensions, 1 where they are free."""
     return tuple(map(int, [] if tensor.shape is None else tensor.shape))
 
 
 def _size(tensor: Any) -> int:
-    return math.prod(_shape(tensor))
+    return math.prod(shape_of(tensor))
 
 
 def _output_size(execution: Execution) -> int:
-    return _size(execution.tensors[execution.operator.outputs[0]])
+    return _size(execution.outputs()[0])
 
 
 def _convolution(execution: Execution) -> int:
     # (out, height, width, in); with groups, in counts one group's channels.
-    return _output_size(execution) * math.prod(_shape(execution.input(1))[1:])
+    return _output_size(execution) * math.prod(shape_of(execution.input(1))[1:])
 
 
 def _convolution_3d(execution: Execution) -> int:
     # (depth, height, width, in, out)
-    return _output_size(execution) * math.prod(_shape(execution.input(1))[:-1])
+    return _output_size(execution) * math.prod(
+        shape_of(execution.input(1))[:-1]
+    )
 
 
 def _depthwise(execution: Execution) -> int:
     # (1, height, width, out)
-    _, height, width, _ = _shape(execution.input(1))
+    _, height, width, _ = shape_of(execution.input(1))
     return _output_size(execution) * height * width
 
 
 def _transposed(execution: Execution) -> int:
     # Each input value is spread over (out, height, width), however much of
     # that is cropped.
-    kernel = _shape(execution.input(1))
+    kernel = shape_of(execution.input(1))
     return _size(execution.input(2)) * math.prod(kernel[:3])
 
 
 def _dense(execution: Execution) -> int:
     # (out, in); the input may have any shape of a multiple of `in` values.
-    return _size(execution.input(0)) * _shape(execution.input(1))[0]
+    return _size(execution.input(0)) * shape_of(execution.input(1))[0]
 
 
 def _matmul(execution: Execution) -> int:
-    left = _shape(execution.input(0))
+    left = shape_of(execution.input(0))
     is_transposed = execution.operator.builtinOptions.adjX
     return _output_size(execution) * left[-2 if is_transposed else -1]
 
 
 def _lstm(execution: Execution) -> int:
     # Time and batch, in either order; then each kernel is used once a step.
-    num_steps = math.prod(_shape(execution.input(0))[:2])
+    num_steps = math.prod(shape_of(execution.input(0))[:2])
     kernels = [execution.input(position) for position in _LSTM_KERNELS]
     return num_steps * sum(_size(k) for k in kernels if k is not None)
 

@@ -265,7 +265,7 @@ def _choose(
     for kernel in selection.taken:
         scheme = choice.of(kernel)
         if scheme is None:
-            skipped.append((kernel, "no rule of `scheme` matches it"))
+            skipped.append((kernel, "`scheme` leaves it in float"))
         elif scheme.activations and isinstance(
             kernel.layer, keras.layers.Embedding
         ):

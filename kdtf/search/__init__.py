@@ -3,6 +3,7 @@
 The room is the verb: this module can be called, whatever was imported first.
 """
 
+import inspect
 import sys
 import types
 from typing import Any
@@ -15,6 +16,11 @@ from kdtf.search.result import SearchResult
 from kdtf.search.searching import search
 from kdtf.search.space import Choice
 from kdtf.search.space import Space
+from kdtf.search.spaces import Preset
+from kdtf.search.spaces import cnns
+from kdtf.search.spaces import compressions
+from kdtf.search.spaces import decoders
+from kdtf.search.spaces import encoders
 from kdtf.search.strategies import Measured
 from kdtf.search.strategies import RandomSearch
 from kdtf.search.strategies import Strategy
@@ -28,6 +34,7 @@ __all__ = [
     "Infeasible",
     "Measured",
     "Nsga2",
+    "Preset",
     "RandomSearch",
     "Reinforcement",
     "RunningTrial",
@@ -36,6 +43,10 @@ __all__ = [
     "Strategy",
     "Tpe",
     "Trial",
+    "cnns",
+    "compressions",
+    "decoders",
+    "encoders",
     "search",
 ]
 
@@ -44,6 +55,8 @@ class _Room(types.ModuleType):
     """A module that is called as its main function."""
 
     __call__: Any = staticmethod(search)
+    # Else `help` takes the first argument for the module itself.
+    __signature__ = inspect.signature(search)
 
 
 sys.modules[__name__].__class__ = _Room

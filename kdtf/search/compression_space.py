@@ -48,10 +48,11 @@ def compressions(
 
     Each build is a copy of the model, weights included, pruned by magnitude
     and then quantized for training; the model itself is left as it is. The
-    copy is not compiled: the objective fine-tunes it, under a
-    `kdtf.Distiller(model, copy)` with `trial.choices["alpha"]` and
-    `trial.choices["temperature"]`, which change nothing in the build. The
-    model is read at each build, so do not train it during the search.
+    copy is not compiled (keras-nlp's models compile themselves): the
+    objective fine-tunes it, under a `kdtf.Distiller(model, copy)` with
+    `trial.choices["alpha"]` and `trial.choices["temperature"]`, which change
+    nothing in the build. The model is read at each build, so do not train it
+    during the search.
 
     Args:
         model: A built model of Keras 3 that can be saved and loaded.
@@ -147,11 +148,8 @@ def _check_model(model: Any) -> None:
 
 def _check_copy(model: Any, copy: Any) -> None:
     """Refuses a copy that lacks weights, as of careless `get_config`s."""
-    pairs = list(itertools.zip_longest(model.weights, copy.weights))
-    if any(
-        None in (a, b) or not np.array_equal(a, b, equal_nan=True)
-        for a, b in pairs
-    ):
+    pairs = itertools.zip_longest(model.get_weights(), copy.get_weights())
+    if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
         raise ValueError(
             "`model` must be the same after it is saved and loaded. Received: "
             f"model={model.name!r} of type {type(model).__name__}, which "
@@ -235,7 +233,7 @@ def _default_groups(kernels: list[Candidate]) -> Groups:
     paths = [glob.escape(kernel.path) for kernel in kernels]
     if len(paths) < 3:
         return {"layers": ["*"]}
-    return {"first": paths[:1], "last": paths[-1:], "middle": ["*"]}
+    return {"first": paths[:1], "middle": paths[1:-1], "last": paths[-1:]}
 
 
 def _kernels(model: Any) -> list[Candidate]:

@@ -65,8 +65,8 @@ class Evolution:
     ) -> Point:
         """Returns the parent with one choice changed.
 
-        After many refused children two choices change, then three and so on:
-        around a good point all neighbours may have been tried.
+        After 20 refused children it is changed twice, after 40 three times
+        and so on: around a good point all neighbours may have been tried.
         """
         if len(history) < self.population:
             return space.random(rng)

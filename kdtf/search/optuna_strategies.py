@@ -18,6 +18,10 @@ from kdtf.search.strategies import check_positive
 __all__ = ["Nsga2", "Tpe"]
 
 _SEEDS = 2**31
+# Optuna does not learn which points are refused: after so many, any will do.
+_MAX_ATTEMPTS = 20
+# Optuna's own default.
+_CANDIDATES = 24
 
 
 class Tpe:
@@ -46,13 +50,18 @@ class Tpe:
         rng: np.random.Generator,
         attempt: int = 0,
     ) -> Point:
-        """Returns the most promising of the points it draws."""
+        """Returns the most promising of the points it draws.
+
+        After a refusal it draws fewer: the most promising of many is mostly
+        the one that was refused.
+        """
         import optuna
 
-        del attempt
         with quiet_optuna():
             sampler = optuna.samplers.TPESampler(
-                seed=int(rng.integers(_SEEDS)), n_startup_trials=self.startup
+                seed=int(rng.integers(_SEEDS)),
+                n_startup_trials=self.startup,
+                n_ei_candidates=max(1, _CANDIDATES // (1 + attempt)),
             )
             study = optuna.create_study(direction="maximize", sampler=sampler)
             distributions = _distributions(space)
@@ -100,8 +109,11 @@ class Nsga2:
         """Returns a child of two of the current front."""
         import optuna
 
-        del attempt
-        num_losses = len(history[0].losses) if history else 1
+        if attempt >= _MAX_ATTEMPTS:
+            return space.random(rng)
+        # What was stopped early has no costs: no place on a front.
+        num_losses = max((len(one.losses) for one in history), default=1)
+        history = [one for one in history if len(one.losses) == num_losses]
         with quiet_optuna():
             sampler = optuna.samplers.NSGAIISampler(
                 seed=int(rng.integers(_SEEDS)), population_size=self.population
@@ -113,8 +125,12 @@ class Nsga2:
             for one in history:
                 # Asked for, so that the sampler counts generations.
                 study.enqueue_trial(_params(space, one.point))
-                study.tell(study.ask(distributions), one.losses)
+                study.tell(study.ask(distributions), _losses(one))
             return _point(space, study.ask(distributions).params)
+
+
+def _losses(one: Measured) -> tuple[float, ...]:
+    return one.losses or (-one.reward,)
 
 
 def _distributions(space: Space) -> dict[str, Any]:

@@ -110,35 +110,41 @@ class Reinforcement:
         exists = np.arange(counts.max()) < counts[:, None]
         logits = np.where(exists, 0.0, -np.inf)
         moment, square = np.zeros(logits.shape), np.zeros(logits.shape)
+        # Each choice counts its own steps: where it was not in force it keeps
+        # its logits, so that momentum must not move them either.
+        steps = np.zeros((len(counts), 1), int)
         baseline, variance = 0.0, 0.0
-        for step, one in enumerate(history, start=1):
-            if step == 1:
+        for number, one in enumerate(history):
+            if number == 0:
                 baseline = one.reward
             keep = self.baseline_decay
             baseline = keep * baseline + (1 - keep) * one.reward
             deviation = one.reward - baseline
             variance = keep * variance + (1 - keep) * deviation**2
             advantage = deviation / (np.sqrt(variance) + _TINY)
-            gradient = self._gradient(space, logits, one.point, advantage)
-            moment = _DECAYS[0] * moment + (1 - _DECAYS[0]) * gradient
-            square = _DECAYS[1] * square + (1 - _DECAYS[1]) * gradient**2
-            logits = logits + self.learning_rate * (
-                moment / (1 - _DECAYS[0] ** step)
-            ) / (np.sqrt(square / (1 - _DECAYS[1] ** step)) + _TINY)
+            learns = [
+                i for i, at in enumerate(space.key(one.point)) if at is not None
+            ]
+            gradient = self._gradient(logits, one.point, advantage)[learns]
+            steps[learns] += 1
+            moment[learns] += (1 - _DECAYS[0]) * (gradient - moment[learns])
+            square[learns] += (1 - _DECAYS[1]) * (gradient**2 - square[learns])
+            mean = moment[learns] / (1 - _DECAYS[0] ** steps[learns])
+            size = np.sqrt(square[learns] / (1 - _DECAYS[1] ** steps[learns]))
+            logits[learns] += self.learning_rate * mean / (size + _TINY)
         return logits
 
     def _gradient(
-        self, space: Space, logits: np.ndarray, point: Point, advantage: float
+        self, logits: np.ndarray, point: Point, advantage: float
     ) -> np.ndarray:
         policy = _softmax(logits)
         taken = np.zeros(logits.shape)
         taken[np.arange(len(point)), list(point)] = 1.0
-        surprise = np.log(np.maximum(policy, _TINY))
-        average = np.sum(policy * surprise, axis=1, keepdims=True)
+        log = np.log(np.maximum(policy, _TINY))
+        average = np.sum(policy * log, axis=1, keepdims=True)
         gradient = advantage * (taken - policy)
-        gradient -= self.entropy * policy * (surprise - average)
-        in_force = [index is not None for index in space.key(point)]
-        return np.where(np.array(in_force)[:, None], gradient, 0.0)
+        gradient -= self.entropy * policy * (log - average)
+        return gradient
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -311,7 +311,7 @@ class _Search:
                 Measured(
                     point=self._store.space.encode(trial.choices),
                     reward=trial.reward,
-                    losses=(quality if self._minimize else -quality, *costs),
+                    losses=(-self._signed(quality), *costs),
                 )
             )
         return history
@@ -325,7 +325,9 @@ class _Search:
             choices=trial.choices,
             seed=trial.seed,
             limits=self._limits,
-            report=lambda step, value: claim.report(step, value, self._pruner),
+            report=lambda step, value: claim.report(
+                step, self._signed(value), self._pruner
+            ),
         )
         start = time.monotonic()
 
@@ -336,11 +338,11 @@ class _Search:
             with claim.alive():
                 values = self._measure(running)
         except StopTrial:
-            last = claim.last_report()
+            reward = claim.last_report()
             end(
                 "stopped",
-                values={"quality": last},
-                reward=-last if self._minimize else last,
+                values={"quality": self._signed(reward)},
+                reward=reward,
             )
         except Infeasible as over:
             end("infeasible", values=over.costs)
@@ -361,6 +363,10 @@ class _Search:
         # for them takes half a second: after what was long and large only.
         if time.monotonic() - start > _COLLECT_SECONDS:
             gc.collect()
+
+    def _signed(self, quality: float) -> float:
+        """Gives a quality so that more is better, or back again."""
+        return -quality if self._minimize else quality
 
     def _measure(self, trial: RunningTrial) -> dict[str, float]:
         keras.utils.set_random_seed(trial.seed)

@@ -53,10 +53,13 @@ class Choice:
 
     def __post_init__(self) -> None:
         """Checks the options and makes plain values of them."""
-        if isinstance(self.options, str):
+        # Sets have no order to rely on: each process may have its own.
+        if isinstance(self.options, str | bytes) or not isinstance(
+            self.options, Sequence | np.ndarray
+        ):
             raise TypeError(
                 "`options` must be a list. Received: "
-                f"options={self.options!r}. Write [{self.options!r}]."
+                f"options={self.options!r}. One option is a list, too."
             )
         options = tuple(_plain(option) for option in self.options)
         keys = {(type(option), option) for option in options}
@@ -190,7 +193,11 @@ class Space:
                 raise ValueError(
                     f"{name!r} must be one of {options}. Received: {value!r}."
                 )
-            point.append(options.index(value))
+            # 1, 1.0 and True are equal, and may all be options.
+            kinds = [(type(option), option) for option in options]
+            kind = (type(value), value)
+            found = kinds.index(kind) if kind in kinds else options.index(value)
+            point.append(found)
         return tuple(point)
 
     def key(self, point: Point) -> tuple[int | None, ...]:

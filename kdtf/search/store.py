@@ -60,7 +60,11 @@ class Claim:
             thread.join()
 
     def report(self, step: int, value: float, pruner: Any) -> bool:
-        """Records a quality on the way; tells whether to stop."""
+        """Records a quality on the way, the higher the better.
+
+        Returns:
+            Whether to stop.
+        """
         storage = self._store.storage
         storage.set_trial_intermediate_value(self._id, step, value)
         if pruner is None:

@@ -73,7 +73,8 @@ def fit(model, data, rate, epochs, seed):
     keras.utils.set_random_seed(seed)
     batches = tf.data.Dataset.from_tensor_slices((x, y))
     batches = batches.shuffle(len(y), seed=seed).batch(32)
-    model.fit(batches, epochs=epochs, verbose=0)
+    # Keras would warn of its own default for datasets.
+    model.fit(batches, epochs=epochs, verbose=0, shuffle=False)
 
 
 def rows(x, start, stop):

@@ -100,9 +100,7 @@ def search(strategy, table, *, trials, seed):
         num_proposals += count
         tried.add(point)
         reward = float(validation[point][draw])
-        history.append(
-            Measured(point=point, reward=reward, losses=(-reward,))
-        )
+        history.append(Measured(point=point, reward=reward, losses=(-reward,)))
         pick = max(history, key=lambda one: one.reward)
         regrets.append(test.max() - test[pick.point])
     return np.array(regrets), num_proposals
@@ -168,7 +166,8 @@ def print_line(name, task, found, baseline, shown):
         verdict = "ok" if close else "worse"
     p = "-"
     if name != "random" and baseline is not None:
-        p = f"{p_value(regrets[:, shown[-1] - 1], baseline[:, shown[-1] - 1]):.1e}"
+        last = shown[-1] - 1
+        p = f"{p_value(regrets[:, last], baseline[:, last]):.1e}"
     print(
         f"{name:14}{len(regrets):6}{cells}{earlier:9.2f}{verdict:>7}{p:>10}"
         f"{proposals:11.2f}{1000 * seconds:10.1f}",
