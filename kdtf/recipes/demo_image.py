@@ -77,7 +77,7 @@ def _train(
     def role(build: Callable[[], Any], passes: int, title: str) -> Role:
         return Role(
             build=build,
-            fit=lambda model: _fit(model, train, settings, passes),
+            fit=lambda model: fit_image(model, train, settings, passes),
             title=title,
         )
 
@@ -148,7 +148,23 @@ def _moved(seed: int) -> Callable[[Any, Any], Any]:
     )
 
 
-def _fit(model: Any, train: Any, settings: ImageSettings, passes: int) -> None:
+def fit_image(
+    model: Any,
+    train: Any,
+    settings: ImageSettings,
+    passes: int,
+    *,
+    verbose: Any = "auto",
+) -> None:
+    """Compiles a model, or the Distiller around one, and trains it.
+
+    Args:
+        model: What is trained.
+        train: Images and labels.
+        settings: For the batch size, learning rate and seed.
+        passes: Over the data.
+        verbose: As for Keras's `fit`.
+    """
     data = tf.data.Dataset.from_tensor_slices(train)
     data = data.shuffle(len(train[1]), seed=settings.seed).repeat()
     data = data.batch(settings.batch_size).map(_moved(settings.seed))
@@ -165,7 +181,11 @@ def _fit(model: Any, train: Any, settings: ImageSettings, passes: int) -> None:
         metrics=["accuracy"],
     )
     model.fit(
-        data, epochs=epochs, steps_per_epoch=steps // epochs, shuffle=False
+        data,
+        epochs=epochs,
+        steps_per_epoch=steps // epochs,
+        shuffle=False,
+        verbose=verbose,
     )
 
 

@@ -18,6 +18,7 @@ from kdtf.litert import Runner
 from kdtf.recipes.trio import Role
 from kdtf.recipes.trio import train_trio
 from kdtf.recipes.workspace import Workspace
+from kdtf.search import decoders
 
 __all__ = ["run_text_demo"]
 
@@ -87,7 +88,7 @@ def run_text_demo(
             settings, teacher_epochs=1, student_epochs=1, batch_size=512
         )
     workspace.console.rule("Text and tokenizer", align="left")
-    corpus = _read_corpus(settings)
+    corpus = read_corpus(settings)
     workspace.console.print(
         f"{corpus.train[0].size:,} tokens of the Python language reference to "
         f"learn from, {corpus.test[0].size:,} held out; "
@@ -101,13 +102,13 @@ def run_text_demo(
         models["student distilled"],
         workspace.folder / "student-int8.tflite",
         quantize="dynamic_int8",
-        verify_data=_inputs(x[:32]),
+        verify_data=text_inputs(x[:32]),
     )
     workspace.console.rule("Comparison on held-out text", align="left")
     comparison = compare(
         models | {"student int8 .tflite": result.path},
-        (_inputs(x), y),
-        metrics=[_perplexity()],
+        (text_inputs(x), y),
+        metrics=[perplexity()],
     )
     writers = {name: _next_of_model(model) for name, model in models.items()}
     writers["student int8 .tflite"] = _next_of_file(result.path)
@@ -118,13 +119,19 @@ def run_text_demo(
     return comparison, notes | {"Export": str(result)}
 
 
-def _perplexity() -> Any:
+def perplexity() -> Any:
+    """Gives the metric the models are judged by."""
     import keras_nlp
 
     return keras_nlp.metrics.Perplexity(from_logits=True, name="perplexity")
 
 
-def _read_corpus(settings: TextSettings) -> Corpus:
+def read_corpus(settings: TextSettings) -> Corpus:
+    """Gives the Python language reference as tokens.
+
+    Args:
+        settings: For the vocabulary and the window.
+    """
     text = documentation_text()
     tokenizer = train_tokenizer(
         text.train, vocabulary_size=settings.vocabulary_size
@@ -145,7 +152,7 @@ def _train(
     ) -> Role:
         return Role(
             build=lambda: build_model(settings, corpus, sizes),
-            fit=lambda model: _fit(
+            fit=lambda model: fit_text(
                 model, corpus, settings, epochs, learning_rate
             ),
             title=f"GPT-2 style, layers: {sizes[0]}, width: {sizes[2]}",
@@ -165,7 +172,7 @@ def _train(
         ),
         # Python versions differ in their documentation, and so do models.
         settings=dataclasses.asdict(settings) | {"corpus": corpus.digest},
-        finish=lambda model: _add_tokenizer(model, corpus, settings.window),
+        finish=lambda model: add_tokenizer(model, corpus, settings.window),
     )
 
 
@@ -182,31 +189,30 @@ def build_model(
     Returns:
         The model, with initial weights.
     """
-    import keras_nlp
-
-    num_layers, num_heads, hidden_dim, intermediate_dim = sizes
-    backbone = keras_nlp.models.GPT2Backbone(
+    num_layers, num_heads, width, feed_forward = sizes
+    choices = {
+        "layers": num_layers,
+        "width": width,
+        "heads": num_heads,
+        "feed_forward": feed_forward // width,
+    }
+    space = decoders(
         vocabulary_size=corpus.tokenizer.vocabulary_size(),
-        num_layers=num_layers,
-        num_heads=num_heads,
-        hidden_dim=hidden_dim,
-        intermediate_dim=intermediate_dim,
-        # A few passes over little text: nothing is learned by heart yet.
-        dropout=0.0,
-        max_sequence_length=settings.window,
+        sequence_length=settings.window,
+        **{name: [value] for name, value in choices.items()},
     )
-    # The initial spread, 0.02, is meant for GPT-2's width of 768; narrow
-    # models start far quicker when their signals are as strong.
-    for variable in backbone.trainable_variables:
-        if variable.path.endswith(("kernel", "embeddings")):
-            variable.assign(variable * (768 / hidden_dim) ** 0.5)
-    return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None)
+    return space.build(choices)
 
 
-def _add_tokenizer(model: Any, corpus: Corpus, window: int) -> None:
+def add_tokenizer(model: Any, corpus: Corpus, window: int) -> None:
     """Gives the model its tokenizer, so that it generates from its file.
 
     After training: with it `fit` would take text and not tokens.
+
+    Args:
+        model: A `GPT2CausalLM`.
+        corpus: For the tokenizer.
+        window: Tokens the model sees at once.
     """
     import keras_nlp
 
@@ -215,17 +221,30 @@ def _add_tokenizer(model: Any, corpus: Corpus, window: int) -> None:
     )
 
 
-def _inputs(token_ids: Any) -> dict[str, Any]:
+def text_inputs(token_ids: Any) -> dict[str, Any]:
+    """Gives tokens, none of them padding, as keras-nlp models take them."""
     return {"token_ids": token_ids, "padding_mask": np.ones_like(token_ids)}
 
 
-def _fit(
+def fit_text(
     model: Any,
     corpus: Corpus,
     settings: TextSettings,
     epochs: int,
     learning_rate: float,
+    *,
+    verbose: Any = "auto",
 ) -> None:
+    """Compiles a model, or the Distiller around one, and trains it.
+
+    Args:
+        model: What is trained.
+        corpus: For the windows.
+        settings: For the batch size and the seed.
+        epochs: Passes over the windows.
+        learning_rate: Of AdamW, at its peak.
+        verbose: As for Keras's `fit`.
+    """
     x, y = corpus.train
     per_epoch = len(x) // settings.batch_size
     # Steps are short: several at a time take fewer trips through Python.
@@ -247,20 +266,20 @@ def _fit(
         weighted_metrics=[],
         steps_per_execution=together,
     )
-    data = tf.data.Dataset.from_tensor_slices((_inputs(x), y))
+    data = tf.data.Dataset.from_tensor_slices((text_inputs(x), y))
     data = data.shuffle(len(x), seed=settings.seed)
     data = data.batch(settings.batch_size, drop_remainder=True)
     data = data.take(per_epoch).prefetch(together)
-    model.fit(data, epochs=epochs, shuffle=False)
+    model.fit(data, epochs=epochs, shuffle=False, verbose=verbose)
 
 
 def _next_of_model(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda ids: np.asarray(model(_inputs(ids), training=False))
+    return lambda ids: np.asarray(model(text_inputs(ids), training=False))
 
 
 def _next_of_file(path: Any) -> Callable[[np.ndarray], np.ndarray]:
     runner = Runner(path)
-    return lambda ids: next(iter(runner(_inputs(ids)).values()))
+    return lambda ids: next(iter(runner(text_inputs(ids)).values()))
 
 
 def write(

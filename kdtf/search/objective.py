@@ -69,8 +69,8 @@ class DeviceObjective:
         name: What the quality is called.
         hard: Whether models over one of the trial's limits are not trained:
             the untrained model is exported and measured first. Right if
-            `build` gives the model as it will be exported, quantized if need
-            be; wrong if `fit` shrinks it. "gzip_bytes" depend on training and
+            `build` gives the model as it will be exported, quantized and
+            calibrated if need be; wrong if `fit` shrinks it. "gzip_bytes" depend on training and
             are not looked at.
         num_runs: Timed calls, at least 1.
         latency: Predicts "latency_ms" in place of measuring it.
@@ -158,8 +158,15 @@ class DeviceObjective:
             return
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "untrained.tflite")
-            with _as_if_trained(model):
-                self._write(model, path)
+            try:
+                with _as_if_trained(model):
+                    self._write(model, path)
+            except ValueError as error:
+                raise type(error)(
+                    "With `hard=True` a model must be fit for export before "
+                    f"it is trained. Received: one that is not: {error} "
+                    "Calibrate it in `build`, or leave `hard` out."
+                ) from error
             costs = {cost: self._cost(cost, model, path) for cost in early}
         if any(costs[cost] > limits.get(cost, np.inf) for cost in early):
             raise Infeasible(costs)
@@ -270,11 +277,8 @@ def _as_if_trained(model: Any) -> Iterator[None]:
 
 
 def _save(model: Any, path: pathlib.Path) -> None:
-    """Saves a model without its optimizer, which would triple the file."""
-    if flavour_of(model) != "keras":
-        model.save(path, include_optimizer=False)
-        return
-    if not model.compiled:
+    """Saves a model, of Keras 3 without the optimizer: a third of the size."""
+    if flavour_of(model) != "keras" or not model.compiled:
         model.save(path)
         return
     optimizer = model.optimizer

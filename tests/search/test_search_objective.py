@@ -4,6 +4,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tf_keras
 
 import kdtf
 from kdtf.litert import Runner
@@ -189,6 +190,26 @@ def test_untrained_model_is_as_large_as_the_trained_one(train, data):
     with pytest.raises(Infeasible) as caught:
         objective(model, trial_of(bytes=1))
     assert caught.value.costs == {"bytes": objective(model)["bytes"]}
+
+
+def test_hard_needs_a_model_that_can_be_exported_untrained(data):
+    """Ranges of activations are seen in training, or in calibration."""
+    model = kdtf.quantize_aware(small(), "int8")
+    objective = DeviceObjective(forget, lambda model: 0.0, hard=True)
+    with pytest.raises(ValueError, match=r"`hard=True`.*Received: .*ranges"):
+        objective(model, trial_of(bytes=10**6))
+
+
+def test_takes_models_of_the_other_flavour(tmp_path, data):
+    parts = [tf_keras.Input((8, 8, 1)), tf_keras.layers.Flatten()]
+    model = tf_keras.Sequential([*parts, tf_keras.layers.Dense(3)])
+    objective = DeviceObjective(
+        forget, data, costs=("macs", "parameters"), keep=tmp_path, hard=True
+    )
+    found = objective(model, trial_of(macs=192))
+    assert (found["macs"], found["parameters"]) == (192, 195)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["trial-0.keras", "trial-0.tflite"]
 
 
 def test_limits_are_not_looked_at_unless_hard_or_by_hand():
