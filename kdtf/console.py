@@ -60,8 +60,9 @@ def table(
     """Gives a table without lines but under its head.
 
     Args:
-        columns: Titles; the last column is the one that may wrap.
-        rows: Cells, as they are: no markup in them.
+        columns: Titles, as they are: no markup in them; the last column is
+            the one that may wrap.
+        rows: Cells, no markup in them either.
         numbers: Titles of columns that are aligned to the right.
     """
     result = rich.table.Table(
@@ -69,7 +70,7 @@ def table(
     )
     for title in columns:
         result.add_column(
-            title,
+            rich.text.Text(title),
             justify="right" if title in numbers else "left",
             no_wrap=title != columns[-1],
         )

@@ -1,4 +1,4 @@
-"""The command line: `kdtf demo | inspect | export | benchmark`.
+"""The command line: `kdtf demo | search | inspect | export | benchmark`.
 
 Each command is one thin module: it parses, calls and prints. Nothing heavy is
 imported before a command runs, so that `kdtf --help` answers at once.
@@ -15,13 +15,14 @@ from kdtf.cli import benchmark
 from kdtf.cli import demo
 from kdtf.cli import export
 from kdtf.cli import inspect
+from kdtf.cli import search
 from kdtf.cli.native_logs import native_logs_aside
 from kdtf.cli.parser import Parser
 from kdtf.cli.parser import UsageError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, inspect, export, benchmark)
+_COMMANDS = (demo, search, inspect, export, benchmark)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

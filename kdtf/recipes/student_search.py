@@ -12,16 +12,16 @@ import keras
 import rich.console
 
 from kdtf.evaluation import compare
+from kdtf.evaluation.macs import macs_of_file
 from kdtf.export import export_tflite
 from kdtf.recipes.student_tasks import TASKS
 from kdtf.recipes.student_tasks import StudentTask
 from kdtf.recipes.workspace import Workspace
 from kdtf.search import DeviceObjective
-from kdtf.search import RunningTrial
 from kdtf.search import SearchResult
 from kdtf.search import search
 
-__all__ = ["run_search"]
+__all__ = ["costs_of", "distilled_file", "objective_of", "run_search"]
 
 _COSTS = ("bytes", "macs", "latency_ms")
 
@@ -36,7 +36,7 @@ def run_search(
     out: str | os.PathLike[str] = "kdtf-search",
     seed: int = 0,
     quick: bool = False,
-    helps: bool = False,
+    is_helper: bool = False,
 ) -> SearchResult:
     """Searches a student for a teacher and a budget, trains and ships it.
 
@@ -52,14 +52,14 @@ def run_search(
         space: "decoder" (a language model), "encoder" (a transformer that
             classifies), "cnn".
         budget: Limits on "bytes", "macs", "latency_ms". Defaults to the bytes
-            and the latency of the hand-made student.
+            and operations of the hand-made student.
         strategy: As for `kdtf.search`.
         trials: How many students are tried.
         workers: Processes that share the trials.
         out: Folder for the results.
         seed: Seeds everything.
         quick: A few steps only, to see it work.
-        helps: Only run trials of a search that another process leads.
+        is_helper: Only run trials of a search that another process leads.
 
     Returns:
         What was found.
@@ -78,57 +78,75 @@ def run_search(
             f"{sorted(unknown)}."
         )
     start = time.monotonic()
-    console = rich.console.Console(quiet=helps)
+    console = rich.console.Console(quiet=is_helper)
     workspace = Workspace(pathlib.Path(out) / space, console=console)
     task = TASKS[space](seed=seed, quick=quick)
     teacher = task.trained_teacher(workspace)
-    by_hand = _by_hand(workspace, task, teacher)
-    limits = dict(budget) if budget else _limits_of(task, by_hand)
-    helpers = _start_helpers(workers - 1, helps=helps)
-    console.rule(f"Search: {strategy}, limits {_shown(limits)}", align="left")
+    by_hand = distilled_file(
+        workspace, task, teacher, task.preset.default, "by hand"
+    )
+    limits = dict(budget) if budget else costs_of(by_hand)
+    helpers = [
+        _start_helper(space, limits, strategy, trials, out, seed, quick)
+        for _ in range(0 if is_helper else workers - 1)
+    ]
+    shown = ", ".join(f"{name} {limit:,.6g}" for name, limit in limits.items())
+    console.rule(f"Search by {strategy}: at most {shown}", align="left")
     try:
         result = search(
             task.preset.build,
             task.preset.space,
-            _objective(task, teacher, hard=bool(limits)),
+            objective_of(task, teacher),
             strategy=strategy,
             trials=trials,
             limits=limits,
             direction=task.direction,
             study=workspace.folder / "study.log",
             seed=seed,
-            verbose=0 if helps else 1,
+            verbose=0 if is_helper else 1,
         )
     finally:
         for helper in helpers:
             helper.wait()
-    if helps:
+    if is_helper:
         return result
-    console.print(str(result), markup=False, highlight=False)
-    page = result.to_html(workspace.folder / "search.html")
-    found = _student(workspace, task, teacher, result.best.choices, "found")
-    comparison = _compare(workspace, task, teacher, by_hand, found)
+    console.print(str(result), markup=False, highlight=False, soft_wrap=True)
+    found = distilled_file(
+        workspace, task, teacher, result.best.choices, "found"
+    )
+    console.rule("Comparison on data not seen before", align="left")
+    comparison = compare(
+        {"teacher": teacher, "by hand": by_hand, "found": found},
+        task.test,
+        metrics=[task.metric()],
+    )
     comparison.print()
-    report = workspace.folder / "report.html"
-    comparison.to_html(
-        report,
-        title=f"kdtf search: {space}, seed {seed}",
+    title = f"kdtf search: {space}, seed {seed}"
+    page = result.to_html(workspace.folder / "search.html", title=title)
+    report = comparison.to_html(
+        workspace.folder / "report.html",
+        title=title,
         notes={
-            "Found": str(result.best.choices),
             "By hand": str(task.preset.default),
-            "Search": str(result),
+            "Found": str(result.best.choices),
         },
     )
     seconds = time.monotonic() - start
-    console.print(f"Search: {page}  Report: {report}  ({seconds:.0f} s)")
+    console.print(
+        f"Reports: {page}, {report}  ({seconds:.0f} s)", highlight=False
+    )
     return result
 
 
-def _objective(
-    task: StudentTask, teacher: Any, *, hard: bool
-) -> DeviceObjective:
-    def fit(model: Any, trial: RunningTrial) -> None:
-        del trial
+def objective_of(task: StudentTask, teacher: Any) -> DeviceObjective:
+    """Returns what a trial is worth: distilled shortly, exported, measured.
+
+    Args:
+        task: What students are trained and judged by.
+        teacher: The trained teacher.
+    """
+
+    def fit(model: Any) -> None:
         task.distil(teacher, model, task.epochs[0])
 
     return DeviceObjective(
@@ -138,33 +156,85 @@ def _objective(
         costs=_COSTS,
         representative_data=task.calibration,
         name=task.metric().name,
-        hard=hard,
+        hard=True,
     )
 
 
-def _by_hand(workspace: Workspace, task: StudentTask, teacher: Any) -> Any:
-    return _student(workspace, task, teacher, task.preset.default, "by hand")
-
-
-def _student(
+def distilled_file(
     workspace: Workspace,
     task: StudentTask,
     teacher: Any,
     choices: dict[str, Any],
     name: str,
-) -> Any:
-    """Gives a student that was distilled with all steps."""
+    *,
+    seed: int = 1,
+) -> pathlib.Path:
+    """Distils a student with all steps, and returns its verified file.
+
+    Args:
+        workspace: Keeps model and file.
+        task: What it is trained by.
+        teacher: The trained teacher.
+        choices: The student's point of the space.
+        name: Of the files, after "student".
+        seed: Added to the task's own.
+    """
 
     def make() -> Any:
-        keras.utils.set_random_seed(task.settings["seed"] + 1)
+        keras.utils.set_random_seed(task.settings["seed"] + seed)
         model = task.preset.build(choices)
         task.distil(teacher, model, task.epochs[1], verbose="auto")
         task.finish(model)
         return model
 
-    return workspace.model(
-        f"student-{name.replace(' ', '-')}",
-        settings=task.settings | {"choices": choices},
+    stem = f"student-{name.replace(' ', '-')}"
+    model = workspace.model(
+        stem,
+        settings=task.settings | {"choices": choices, "student": seed},
         make=make,
         title=f"Student {name}: {choices}",
+    )
+    path = workspace.folder / f"{stem}.tflite"
+    export_tflite(
+        model, path, representative_data=task.calibration, **task.export
+    )
+    return path
+
+
+def costs_of(path: pathlib.Path) -> dict[str, float]:
+    """Returns what a file costs, whatever else this machine does.
+
+    Args:
+        path: A `.tflite` file.
+    """
+    return {
+        "bytes": float(path.stat().st_size),
+        "macs": float(macs_of_file(path)),
+    }
+
+
+def _start_helper(
+    space: str,
+    limits: Mapping[str, float],
+    strategy: str,
+    trials: int,
+    out: str | os.PathLike[str],
+    seed: int,
+    quick: bool,
+) -> "subprocess.Popen[bytes]":
+    """Starts a process that runs trials of the same study."""
+    budget = ",".join(f"{name}={limit!r}" for name, limit in limits.items())
+    options = {
+        "--space": space,
+        "--budget": budget,
+        "--strategy": strategy,
+        "--trials": str(trials),
+        "--out": os.fspath(out),
+        "--seed": str(seed),
+    }
+    words = [word for pair in options.items() for word in pair]
+    flags = ["--worker", *(["--quick"] if quick else [])]
+    return subprocess.Popen(  # noqa: S603  Our own program, no shell.
+        [sys.executable, "-m", "kdtf", "search", *words, *flags],
+        stdout=subprocess.DEVNULL,
     )

@@ -115,7 +115,7 @@ def _decoder_task(*, seed: int, quick: bool) -> StudentTask:
     x, y, held_out = x[:split], y[:split], (x[split:], y[split:])
     if quick:
         x, y = x[:64], y[:64]
-        held_out = tuple(part[:16] for part in held_out)
+        held_out = (held_out[0][:16], held_out[1][:16])
     corpus = dataclasses.replace(corpus, train=(x, y))
     layers, heads, width, feed_forward = settings.student
     space = decoders(

@@ -9,6 +9,8 @@ import types
 from typing import Any
 
 from kdtf.search.evolution import Evolution
+from kdtf.search.latency_model import LatencyModel
+from kdtf.search.objective import DeviceObjective
 from kdtf.search.optuna_strategies import Nsga2
 from kdtf.search.optuna_strategies import Tpe
 from kdtf.search.reinforcement import Reinforcement
@@ -30,8 +32,10 @@ from kdtf.search.trial import Trial
 
 __all__ = [
     "Choice",
+    "DeviceObjective",
     "Evolution",
     "Infeasible",
+    "LatencyModel",
     "Measured",
     "Nsga2",
     "Preset",

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import pathlib
 import tempfile
@@ -31,6 +30,7 @@ from kdtf.search.latency_model import LatencyModel
 from kdtf.search.latency_model import measure
 from kdtf.search.trial import Infeasible
 from kdtf.search.trial import RunningTrial
+from kdtf.search.trial import takes_trial
 
 __all__ = ["DeviceObjective"]
 
@@ -70,8 +70,8 @@ class DeviceObjective:
         hard: Whether models over one of the trial's limits are not trained:
             the untrained model is exported and measured first. Right if
             `build` gives the model as it will be exported, quantized and
-            calibrated if need be; wrong if `fit` shrinks it. "gzip_bytes" depend on training and
-            are not looked at.
+            calibrated if need be; wrong if `fit` shrinks it. "gzip_bytes"
+            depend on training and are not looked at.
         num_runs: Timed calls, at least 1.
         latency: Predicts "latency_ms" in place of measuring it.
         keep: Folder in which each trial leaves `trial-<number>.keras` and
@@ -142,7 +142,7 @@ class DeviceObjective:
         """
         if self.hard and trial is not None:
             self._check_limits(model, trial.limits)
-        if _takes_trial(self.fit):
+        if takes_trial(self.fit):
             self.fit(model, trial)
         else:
             self.fit(model)
@@ -262,9 +262,11 @@ def _as_if_trained(model: Any) -> Iterator[None]:
     trained model's file would be larger.
     """
     rng = np.random.default_rng(0)
+    # Batch normalization folds its mean into a bias, too.
+    means = [w for w in model.non_trainable_weights if "moving_mean" in w.name]
     before = []
     try:
-        for weight in model.trainable_weights:
+        for weight in [*model.trainable_weights, *means]:
             values = np.array(weight)
             if values.size and np.all(values == values.flat[0]):
                 before.append((weight, values))
@@ -287,23 +289,6 @@ def _save(model: Any, path: pathlib.Path) -> None:
         model.save(path)
     finally:
         model.optimizer, model.compiled = optimizer, True
-
-
-def _takes_trial(fit: Callable[..., Any]) -> bool:
-    """Tells whether `fit` wants the trial beside the model."""
-    try:
-        parameters = inspect.signature(fit).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    places = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    positional = [one for one in parameters if one.kind in places]
-    return any(
-        one.default is one.empty or one.name == "trial"
-        for one in positional[1:2]
-    )
 
 
 def _is_data(data: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kdtf.search.quiet_optuna import quiet_optuna
+from kdtf.search.quiet_logs import quiet_optuna
 from kdtf.search.space import Point
 from kdtf.search.space import Space
 from kdtf.search.strategies import Measured
@@ -123,9 +123,15 @@ class Nsga2:
             )
             distributions = _distributions(space)
             for one in history:
-                # Asked for, so that the sampler counts generations.
                 study.enqueue_trial(_params(space, one.point))
-                study.tell(study.ask(distributions), _losses(one))
+                trial = study.ask(distributions)
+                # As sampling does, which given points skip: without it there
+                # would be no generation but the first, a random one. Parents
+                # now, or the last generation would recurse through them all.
+                running = study.get_trials(deepcopy=False)[-1]
+                generation = sampler.get_trial_generation(study, running)
+                sampler.get_parent_population(study, generation)
+                study.tell(trial, _losses(one))
             return _point(space, study.ask(distributions).params)
 
 

@@ -27,8 +27,8 @@ def draw_history(result: Any) -> str:
     quality = next(iter(trials[0].values))
     figure, axes = _axes()
     numbers = [trial.number for trial in trials]
-    values = np.array([trial.values[quality] for trial in trials])
-    within = np.array([_is_within(result, trial) for trial in trials])
+    values = np.array([next(iter(trial.values.values())) for trial in trials])
+    within = np.array([not result.over(trial) for trial in trials])
     for mask, face, label in (
         (within, SOFT, "trial"),
         (~within, "none", "over a limit"),
@@ -56,7 +56,7 @@ def draw_history(result: Any) -> str:
             label="best so far",
         )
     axes.set_xlabel("Trial", color=INK)
-    axes.set_ylabel(quality, color=INK)
+    axes.set_ylabel(quality, color=INK, parse_math=False)
     axes.legend(frameon=False, labelcolor=INK, fontsize=9.5)
     return to_svg(figure, salt="history")
 
@@ -80,6 +80,8 @@ def draw_front(result: Any, cost: str | None) -> str:
             f"`cost` must be one that the objective gave, {costs}. Received: "
             f"cost={cost!r}."
         )
+    # Earlier runs of a study may have measured something else.
+    trials = [t for t in trials if {quality, cost} <= set(t.values)]
     figure, axes = _axes()
     x = np.array([trial.values[cost] for trial in trials])
     y = np.array([trial.values[quality] for trial in trials])
@@ -109,8 +111,8 @@ def draw_front(result: Any, cost: str | None) -> str:
             color=INK,
             fontsize=9.5,
         )
-    axes.set_xlabel(cost, color=INK)
-    axes.set_ylabel(quality, color=INK)
+    axes.set_xlabel(cost, color=INK, parse_math=False)
+    axes.set_ylabel(quality, color=INK, parse_math=False)
     axes.legend(frameon=False, labelcolor=INK, fontsize=9.5)
     return to_svg(figure, salt="front")
 
@@ -122,10 +124,6 @@ def _complete(result: Any) -> Any:
             f"{len(result.trials)} trials, none complete."
         )
     return result.complete
-
-
-def _is_within(result: Any, trial: Any) -> bool:
-    return all(trial.values[k] <= v for k, v in result.limits.items())
 
 
 def _front(trials: Any, quality: str, cost: str, *, minimize: bool) -> Any:

@@ -1,6 +1,10 @@
 """What a search found: the best model, the front, every trial."""
 
 import dataclasses
+import html
+import math
+import os
+import pathlib
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +15,7 @@ import rich.text
 from kdtf.console import plain_text
 from kdtf.console import table
 from kdtf.console import to_html
+from kdtf.files import atomic_path
 from kdtf.search.pictures import draw_front
 from kdtf.search.pictures import draw_history
 from kdtf.search.trial import Trial
@@ -18,6 +23,26 @@ from kdtf.search.trial import Trial
 __all__ = ["SearchResult"]
 
 _NUM_ROWS = 10
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ --ink: #111111; --soft: #777777; --accent: #0b6e99;
+  --paper: #fdfdfd; color-scheme: light dark; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #e8e8e8;
+  --soft: #999999; --accent: #5bb8e0; --paper: #161616; }} }}
+body {{ background: var(--paper); color: var(--ink); margin: 2rem auto;
+  max-width: 60rem; padding: 0 1rem; font: 16px/1.5 system-ui, sans-serif; }}
+pre {{ overflow-x: auto; font-size: 13px; }}
+svg {{ max-width: 36rem; width: 100%; height: auto; display: block;
+  margin: 1.5rem 0; }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +80,7 @@ class SearchResult:
                 f"{len(self.trials)} trials, none complete."
             )
         least = {
-            name: min(trial.values[name] for trial in self.complete)
+            name: min(t.values.get(name, math.inf) for t in self.complete)
             for name in self.limits
         }
         raise ValueError(
@@ -67,11 +92,7 @@ class SearchResult:
     @property
     def best_or_none(self) -> Trial | None:
         """The best trial, or None where there is none within the limits."""
-        within = [
-            trial
-            for trial in self.complete
-            if all(trial.values[k] <= v for k, v in self.limits.items())
-        ]
+        within = [trial for trial in self.complete if not self.over(trial)]
         # Of equals the first.
         return min(within, key=lambda t: self.losses(t)[0], default=None)
 
@@ -90,6 +111,17 @@ class SearchResult:
         front.sort(key=lambda pair: (-pair[0][0], pair[1].number))
         return tuple(trial for _, trial in front)
 
+    def over(self, trial: Trial) -> tuple[str, ...]:
+        """Returns the costs that are over their limits, or not known.
+
+        An earlier objective of the study may not have given all.
+        """
+        return tuple(
+            name
+            for name, limit in self.limits.items()
+            if trial.values.get(name, math.inf) > limit
+        )
+
     def losses(self, trial: Trial) -> tuple[float, ...]:
         """Returns the quality, negated unless a loss, and the costs."""
         quality, *costs = trial.values.values()
@@ -104,6 +136,23 @@ class SearchResult:
         if self.complete and len(self.complete[0].values) > 1:
             pictures.append(self.pareto_svg())
         return to_html(str(self)) + "".join(pictures)
+
+    def to_html(
+        self, path: str | os.PathLike[str], *, title: str = "Search"
+    ) -> pathlib.Path:
+        """Writes one page with the table and the pictures.
+
+        Args:
+            path: Where to; folders are made.
+            title: The page's heading.
+
+        Returns:
+            The path.
+        """
+        page = _PAGE.format(title=html.escape(title), body=self._repr_html_())
+        with atomic_path(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        return pathlib.Path(path)
 
     def history_svg(self) -> str:
         """Returns the quality of each trial and the best so far, as `<svg>`.
@@ -151,7 +200,8 @@ def _render(result: SearchResult, console: rich.console.Console) -> None:
 
 
 def _table(result: SearchResult) -> Any:
-    names = list(result.complete[0].values)
+    # An objective may have been changed between the runs of a study.
+    names = list(dict.fromkeys(k for t in result.complete for k in t.values))
     best, front = result.best_or_none, {t.number for t in result.pareto}
     rows = []
     ranked = sorted(result.complete, key=lambda t: result.losses(t)[0])
@@ -161,19 +211,21 @@ def _table(result: SearchResult) -> Any:
     for trial in ranked[:_NUM_ROWS]:
         marks = ["best"] if trial is best else []
         marks += ["front"] if trial.number in front else []
-        over = [
-            name
-            for name, limit in result.limits.items()
-            if trial.values[name] > limit
-        ]
-        marks += [f"over {name}" for name in over]
+        marks += [f"over {name}" for name in result.over(trial)]
         rows.append(
             (
                 str(trial.number),
-                *(f"{trial.values[name]:.5g}" for name in names),
+                *(_number(trial.values.get(name)) for name in names),
                 ", ".join(marks),
                 ", ".join(f"{k}={v}" for k, v in trial.choices.items()),
             )
         )
     columns = ("Trial", *names, "", "Choices")
     return table(columns, rows, numbers={"Trial", *names})
+
+
+def _number(value: float | None) -> str:
+    """Writes bytes and operations whole, what is smaller with 5 digits."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"

@@ -1,7 +1,6 @@
 """`search`: propose, build, train, measure, remember."""
 
 import gc
-import inspect
 import math
 import os
 import time
@@ -17,6 +16,7 @@ from kdtf.search.evolution import Evolution
 from kdtf.search.optuna_strategies import Nsga2
 from kdtf.search.optuna_strategies import Tpe
 from kdtf.search.progress import Progress
+from kdtf.search.quiet_logs import quiet_retracing
 from kdtf.search.reinforcement import Reinforcement
 from kdtf.search.result import SearchResult
 from kdtf.search.rewards import reward_of
@@ -33,6 +33,7 @@ from kdtf.search.trial import Infeasible
 from kdtf.search.trial import RunningTrial
 from kdtf.search.trial import StopTrial
 from kdtf.search.trial import Trial
+from kdtf.search.trial import takes_trial
 
 __all__ = ["EARLY_STOPPING", "STRATEGIES", "search"]
 
@@ -160,7 +161,10 @@ def search(
         minimize=direction == "min",
         pruner=_pruner(early_stopping),
     )
-    with Progress(trials, verbose=verbose, result=run.result) as progress:
+    with (
+        quiet_retracing(),
+        Progress(trials, verbose=verbose, result=run.result) as progress,
+    ):
         run(trials, progress)
     return run.result()
 
@@ -226,7 +230,7 @@ class _Search:
     ) -> None:
         self._build = build
         self._objective = objective
-        self._takes_trial = _takes_two(objective)
+        self._takes_trial = takes_trial(objective)
         self._strategy = strategy
         self._store = store
         self._limits = limits
@@ -434,21 +438,6 @@ def _any_point(
         return None
     left = [point for point in space.points() if is_new(point)]
     return left[int(rng.integers(len(left)))] if left else None
-
-
-def _takes_two(objective: Callable[..., Any]) -> bool:
-    """Tells whether an objective wants the trial beside the model."""
-    try:
-        parameters = inspect.signature(objective).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = [
-        one
-        for one in parameters
-        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-        and (one.default is one.empty or one.name == "trial")
-    ]
-    return len(positional) >= 2
 
 
 def _values(found: Any) -> dict[str, float]:

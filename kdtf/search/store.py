@@ -7,19 +7,22 @@ and its number is open to the next one who asks: nothing is lost.
 """
 
 import contextlib
+import json
 import os
-import pathlib
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from kdtf.search.quiet_optuna import quiet_optuna
+from kdtf.search.quiet_logs import quiet_optuna
 from kdtf.search.space import Point
 from kdtf.search.space import Space
+from kdtf.search.storage import open_storage
+from kdtf.search.storage import readable
 from kdtf.search.trial import Trial
 
 __all__ = ["Claim", "Store"]
@@ -29,6 +32,8 @@ _NAME = "kdtf"
 # another machine counts as dead. On this machine it is looked up.
 BEAT, GRACE = 15.0, 120.0
 _CLOSED = ("withdrawn", "abandoned")
+# How a trial ended that something else has ended, such as Optuna's dashboard.
+_LOST = {"status": "abandoned"}
 
 
 class Claim:
@@ -39,6 +44,7 @@ class Claim:
         self._id = trial._trial_id  # noqa: SLF001  Optuna's storages ask for it.
         self.number = int(trial.user_attrs["number"])
         self.point: Point = tuple(trial.user_attrs["point"])
+        self._reports: dict[int, float] = {}
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
@@ -63,19 +69,24 @@ class Claim:
         """Records a quality on the way, the higher the better.
 
         Returns:
-            Whether to stop.
+            Whether to stop; also if the trial was taken from us meanwhile.
         """
+        from optuna.exceptions import UpdateFinishedTrialError
+
         storage = self._store.storage
-        storage.set_trial_intermediate_value(self._id, step, value)
-        if pruner is None:
-            return False
-        trial = storage.get_trial(self._id)
-        return bool(pruner.prune(self._store.study, trial))
+        self._reports[step] = value
+        try:
+            storage.set_trial_intermediate_value(self._id, step, value)
+            if pruner is None:
+                return False
+            trial = storage.get_trial(self._id)
+            return bool(pruner.prune(self._store.study, trial))
+        except UpdateFinishedTrialError:
+            return True
 
     def last_report(self) -> float:
         """Returns the quality that was last reported."""
-        found = self._store.storage.get_trial(self._id).intermediate_values
-        return float(found[max(found)])
+        return self._reports[max(self._reports)]
 
     def finish(
         self,
@@ -100,15 +111,21 @@ class Claim:
             "stopped": TrialState.PRUNED,
         }
         state = ends.get(status, TrialState.FAIL)
-        is_measured = state != TrialState.FAIL
+        end = {
+            "status": status,
+            "values": dict(values or {}),
+            "reward": reward,
+            "seconds": seconds,
+            "error": error,
+        }
         try:
-            self._note("values", dict(values or {}))
-            self._note("reward", reward)
-            self._note("seconds", seconds)
-            self._note("error", error)
-            self._note("status", status)
+            # One write, so that it is never half of ours and half of one who
+            # takes us for dead; it counts once the state is set.
+            self._note("end", end)
             self._store.storage.set_trial_state_values(
-                self._id, state, [reward] if is_measured else None
+                self._id,
+                state,
+                None if reward is None else [reward],
             )
         except UpdateFinishedTrialError:
             return False
@@ -145,11 +162,10 @@ class Store:
         import optuna
 
         self.space = space
-        self.storage = _storage(location)
-        with quiet_optuna(), _readable(location):
+        with quiet_optuna(), readable(location):
             self.study = optuna.create_study(
                 study_name=_NAME,
-                storage=self.storage,
+                storage=open_storage(location),
                 direction="maximize",
                 load_if_exists=True,
             )
@@ -157,7 +173,8 @@ class Store:
             kept = dict(self.study.user_attrs)
         ours = {"space": space.describe(), "minimize": minimize}
         for key, value in ours.items():
-            if kept.setdefault(key, value) != value:
+            # As text: the order of the choices counts, and 1 is not True.
+            if json.dumps(kept.setdefault(key, value)) != json.dumps(value):
                 raise ValueError(
                     f"A study must be continued with the {key} it was begun "
                     f"with, {kept[key]}. Received: {value}. Use another "
@@ -178,30 +195,20 @@ class Store:
 
     def trials(self) -> list[Trial]:
         """Returns each number's trial, in order; the lost are "abandoned"."""
-        found: dict[int, Any] = {}
-        for trial in self._all():
-            if trial.user_attrs.get("status") != "withdrawn":
-                # A later one took the abandoned up.
-                found[trial.user_attrs["number"]] = trial
-        return [self._record(found[number]) for number in sorted(found)]
+        live = self._live()
+        return [self._record(live[number]) for number in sorted(live)]
 
     def keys(self) -> set[tuple[int | None, ...]]:
         """Returns the keys of all points that are or were tried."""
         return {
-            self.space.key(tuple(trial.user_attrs["point"]))
+            self._key(trial)
             for trial in self._all()
-            if trial.user_attrs.get("status") != "withdrawn"
+            if _status(trial) != "withdrawn"
         }
 
     def point(self, number: int) -> Point:
         """Returns the point of a trial."""
-        for trial in reversed(self._all()):
-            attributes = trial.user_attrs
-            if attributes["number"] == number and (
-                attributes.get("status") != "withdrawn"
-            ):
-                return tuple(attributes["point"])
-        raise KeyError(number)
+        return tuple(self._live()[number].user_attrs["point"])
 
     def claim(self, number: int, point: Point, seed: int) -> Claim | None:
         """Takes a trial for this process.
@@ -235,30 +242,55 @@ class Store:
                 },
             )
         )
-        key = self.space.key(point)
-        for trial in self._all():
-            attributes = trial.user_attrs
-            if attributes["token"] == token:
-                return Claim(self, trial)
-            if attributes.get("status") in _CLOSED:
-                continue
-            theirs = self.space.key(tuple(attributes["point"]))
-            if attributes["number"] == number or theirs == key:
-                break
-        ours = next(t for t in self._all() if t.user_attrs["token"] == token)
-        Claim(self, ours).finish("withdrawn")
+        known = self._all()
+        ours = next(t for t in known if t.user_attrs["token"] == token)
+        claim = Claim(self, ours)
+        if self._is_first(ours, known):
+            return claim
+        claim.finish("withdrawn")
         return None
 
     def release_lost(self) -> None:
         """Opens the trials of processes that died to others."""
-        from optuna.trial import TrialState
+        known = self._all()
+        # From the last on: a claim that had lost to one that is lost itself
+        # must not be taken up in its place.
+        for trial in reversed(known):
+            if _status(trial) == "running" and _is_lost(trial):
+                end = trial.user_attrs.get("end")
+                if end is None:
+                    is_first = self._is_first(trial, known)
+                    end = _LOST if is_first else {"status": "withdrawn"}
+                # Else it died when all was written but that it is final.
+                Claim(self, trial).finish(**end)
 
+    def _is_first(self, ours: Any, known: Sequence[Any]) -> bool:
+        """Tells whether no earlier claim has the number, or is the model."""
+        number, key = ours.user_attrs["number"], self._key(ours)
+        for trial in known:
+            if trial.user_attrs["token"] == ours.user_attrs["token"]:
+                break
+            if _status(trial) not in _CLOSED and (
+                trial.user_attrs["number"] == number or self._key(trial) == key
+            ):
+                return False
+        return True
+
+    def _live(self) -> dict[int, Any]:
+        """Gives the trial that counts of each number."""
+        found: dict[int, Any] = {}
         for trial in self._all():
-            if trial.state == TrialState.RUNNING and _is_lost(trial):
-                status = trial.user_attrs.get("status")
-                Claim(self, trial).finish(
-                    status if status == "withdrawn" else "abandoned"
-                )
+            status, number = _status(trial), int(trial.user_attrs["number"])
+            # A later one may take the abandoned up; else the first counts,
+            # and another is about to be withdrawn.
+            if status != "withdrawn" and (
+                number not in found or _status(found[number]) in _CLOSED
+            ):
+                found[number] = trial
+        return found
+
+    def _key(self, trial: Any) -> tuple[int | None, ...]:
+        return self.space.key(tuple(trial.user_attrs["point"]))
 
     def _all(self) -> list[Any]:
         found = self.study.get_trials(deepcopy=False)
@@ -266,19 +298,18 @@ class Store:
         return [trial for trial in found if "token" in trial.user_attrs]
 
     def _record(self, trial: Any) -> Trial:
-        from optuna.trial import TrialState
-
         attributes = trial.user_attrs
-        is_running = trial.state == TrialState.RUNNING
+        status = _status(trial)
+        end = {} if status == "running" else attributes.get("end", _LOST)
         return Trial(
             number=int(attributes["number"]),
             choices=self.space.decode(tuple(attributes["point"])),
-            status="running" if is_running else attributes["status"],
-            values=dict(attributes.get("values") or {}),
-            reward=attributes.get("reward"),
-            seconds=attributes.get("seconds"),
+            status=status,
+            values=dict(end.get("values", {})),
+            reward=end.get("reward"),
+            seconds=end.get("seconds"),
             seed=int(attributes["seed"]),
-            error=attributes.get("error"),
+            error=end.get("error"),
             worker=f"{attributes['host']}:{attributes['process']}",
         )
 
@@ -293,6 +324,13 @@ class Store:
 def _shown(option: Any) -> Any:
     """Gives an option in a form that Optuna's own pictures can show."""
     return repr(option) if isinstance(option, tuple) else option
+
+
+def _status(trial: Any) -> str:
+    # How it ended is written before it has ended.
+    if not trial.state.is_finished():
+        return "running"
+    return str(trial.user_attrs.get("end", _LOST)["status"])
 
 
 def _is_lost(trial: Any) -> bool:
@@ -312,65 +350,3 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _storage(location: Any) -> Any:
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-    from optuna.storages.journal import JournalFileSymlinkLock
-
-    if location is None:
-        return None
-    text = os.fspath(location)
-    if text.startswith("grpc://"):
-        host, _, port = text.removeprefix("grpc://").partition(":")
-        storage = optuna.storages.GrpcStorageProxy(
-            host=host, port=int(port or 13000)
-        )
-        storage.wait_server_ready(timeout=60)
-        return storage
-    if "://" in text:
-        return optuna.storages.RDBStorage(text)
-    path = pathlib.Path(text)
-    if path.is_dir():
-        raise ValueError(
-            f"`study` must be a file or a URL. Received: study={text!r}, a "
-            f"folder. Use {os.fspath(path / 'study.log')!r}."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = JournalFileSymlinkLock(os.fspath(path))
-    backend = JournalFileBackend(os.fspath(path), lock)
-    _drop_cut_line(path, lock)
-    with _readable(location):
-        return optuna.storages.JournalStorage(backend)
-
-
-def _drop_cut_line(path: pathlib.Path, lock: Any) -> None:
-    """Takes off the end of a line that a killed process left half written.
-
-    Optuna would read over it, and stumble once the next line is behind it.
-    """
-    lock.acquire()
-    try:
-        with path.open("rb+") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content) and content[:1] == b"{":
-                file.truncate(whole)
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _readable(location: Any) -> Iterator[None]:
-    """Names the file if it cannot be read."""
-    try:
-        yield
-    # Whatever a damaged journal or database makes Optuna raise.
-    except Exception as error:
-        raise ValueError(
-            "`study` must be a study that `kdtf.search` can continue, or a new "
-            f"file. Received: study={os.fspath(location)!r}, which cannot be "
-            f"read: {type(error).__name__}: {error}. Move it away, or name "
-            "another."
-        ) from error

@@ -1,13 +1,41 @@
 """One trial: as it runs, and as it is recorded."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-__all__ = ["Infeasible", "RunningTrial", "StopTrial", "Trial"]
+__all__ = ["Infeasible", "RunningTrial", "StopTrial", "Trial", "takes_trial"]
+
+
+def takes_trial(function: Callable[..., Any]) -> bool:
+    """Tells whether a function of a model wants the trial beside it.
+
+    It does if its second argument has no default, or is called `trial`.
+
+    Example:
+        >>> takes_trial(lambda model: 0), takes_trial(lambda model, trial: 0)
+        (False, True)
+        >>> takes_trial(lambda model, weight=1: 0)
+        False
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        # Some functions written in C have none.
+        return False
+    positional = [
+        one
+        for one in parameters
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    return any(
+        one.default is one.empty or one.name == "trial"
+        for one in positional[1:2]
+    )
 
 
 class StopTrial(Exception):  # noqa: N818  It is no error.

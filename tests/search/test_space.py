@@ -230,7 +230,7 @@ def test_a_space_stays_as_it_is():
         ({"relu": 1}, TypeError, "Received: options={'relu': 1}"),
         (5, TypeError, "must be a list. Received: options=5"),
         ([1, {}], TypeError, "Options must be .* Received: {}"),
-        ([(1, {2})], TypeError, "Options must be .* Received: {2}"),
+        ([(1, {})], TypeError, "Options must be .* Received: {}"),
         ([print], TypeError, "Received: <built-in function print>"),
     ],
 )
