@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdtf.search.quiet_logs import import_optuna
 from kdtf.search.quiet_logs import quiet_optuna
 from kdtf.search.space import Point
 from kdtf.search.space import Space
@@ -55,7 +56,7 @@ class Tpe:
         After a refusal it draws fewer: the most promising of many is mostly
         the one that was refused.
         """
-        import optuna
+        optuna = import_optuna()
 
         with quiet_optuna():
             sampler = optuna.samplers.TPESampler(
@@ -94,7 +95,8 @@ class Nsga2:
         check_positive("population", population)
         if population < 2:
             raise ValueError(
-                f"`population` must be at least 2. Received: {population}."
+                "`population` must be at least 2. Received: "
+                f"population={population}."
             )
         self.population = population
 
@@ -107,13 +109,14 @@ class Nsga2:
         attempt: int = 0,
     ) -> Point:
         """Returns a child of two of the current front."""
-        import optuna
+        optuna = import_optuna()
 
         if attempt >= _MAX_ATTEMPTS:
             return space.random(rng)
-        # What was stopped early has no costs: no place on a front.
-        num_losses = max((len(one.losses) for one in history), default=1)
-        history = [one for one in history if len(one.losses) == num_losses]
+        measured = [
+            (one.point, one.losses or (-one.reward,)) for one in history
+        ]
+        num_losses = max((len(losses) for _, losses in measured), default=1)
         with quiet_optuna():
             sampler = optuna.samplers.NSGAIISampler(
                 seed=int(rng.integers(_SEEDS)), population_size=self.population
@@ -122,8 +125,11 @@ class Nsga2:
                 directions=["minimize"] * num_losses, sampler=sampler
             )
             distributions = _distributions(space)
-            for one in history:
-                study.enqueue_trial(_params(space, one.point))
+            for point, losses in measured:
+                # What was stopped early has no costs: no place on a front.
+                if len(losses) < num_losses:
+                    continue
+                study.enqueue_trial(_params(space, point))
                 trial = study.ask(distributions)
                 # As sampling does, which given points skip: without it there
                 # would be no generation but the first, a random one. Parents
@@ -131,16 +137,12 @@ class Nsga2:
                 running = study.get_trials(deepcopy=False)[-1]
                 generation = sampler.get_trial_generation(study, running)
                 sampler.get_parent_population(study, generation)
-                study.tell(trial, _losses(one))
+                study.tell(trial, losses)
             return _point(space, study.ask(distributions).params)
 
 
-def _losses(one: Measured) -> tuple[float, ...]:
-    return one.losses or (-one.reward,)
-
-
 def _distributions(space: Space) -> dict[str, Any]:
-    import optuna
+    optuna = import_optuna()
 
     found: dict[str, Any] = {}
     for name, count in zip(space.names, space.counts, strict=True):

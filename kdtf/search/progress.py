@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
-import rich.console
-import rich.progress
+import keras
 
 from kdtf.search.trial import Trial
 
 __all__ = ["Progress"]
+
+_COUNTED = ("complete", "stopped", "failed")
+_NONE = "within the limits"
 
 
 class Progress:
@@ -19,50 +20,29 @@ class Progress:
     Args:
         total: How many there shall be.
         verbose: 0 for silence, 1 for the bar.
-        result: Gives the result so far, for its best.
+        best: Gives the best trial so far, or None.
     """
 
     def __init__(
-        self, total: int, *, verbose: int, result: Callable[[], Any]
+        self, total: int, *, verbose: int, best: Callable[[], Any]
     ) -> None:
-        self._result = result
-        self._bar = rich.progress.Progress(
-            rich.progress.TextColumn("Search"),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
-            rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("{task.fields[best]}", markup=False),
-            console=rich.console.Console(),
-            disable=not verbose,
+        self._best = best
+        self._bar = keras.utils.Progbar(
+            total, stateful_metrics=[_NONE], unit_name="trial", verbose=verbose
         )
-        self._task = self._bar.add_task("", total=total, best="")
-
-    def __enter__(self) -> "Progress":
-        """Shows the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Leaves the bar as it is."""
-        self._bar.stop()
+        self._shown = 0
 
     def update(self, trials: Sequence[Trial]) -> None:
         """Shows the state of the trials."""
-        ended = [
-            trial
-            for trial in trials
-            if trial.status in ("complete", "stopped", "failed")
-        ]
-        if self._bar.disable:
+        ended = sum(trial.status in _COUNTED for trial in trials)
+        if not self._bar.verbose or ended == self._shown:
             return
-        best = self._result().best_or_none
-        text = "none within the limits yet" if ended else ""
+        self._shown = ended
+        best = self._best()
+        name, value = _NONE, 0.0
         if best is not None:
-            quality, *_ = best.values.items()
-            text = f"best {quality[0]} {quality[1]:.4g} (trial {best.number})"
-        self._bar.update(self._task, completed=len(ended), best=text)
+            name, value = next(iter(best.values.items()))
+            name = f"best {name}"
+        self._bar.stateful_metrics.add(name)
+        # A study may hold more than was asked for.
+        self._bar.update(min(ended, self._bar.target), [(name, value)])

@@ -1,15 +1,25 @@
 """Keeps log lines that say nothing about a search out of its progress."""
 
 import contextlib
+import importlib
 import logging
+import warnings
 from collections.abc import Iterator
+from typing import Any
+
+
+def import_optuna() -> Any:
+    """Returns Optuna, without what its import warns of in notebooks."""
+    with warnings.catch_warnings():
+        # Its progress bars, which are not used, miss ipywidgets.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return importlib.import_module("optuna")
 
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
     """Lets Optuna log nothing below warnings while the block runs."""
-    import optuna
-
+    optuna = import_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -56,7 +56,11 @@ class Reinforcement:
         warmup: int = 10,
     ) -> None:
         check_positive("warmup", warmup)
-        if not learning_rate > 0 or not 0 <= baseline_decay < 1 or entropy < 0:
+        if (
+            not learning_rate > 0
+            or not 0 <= baseline_decay < 1
+            or not entropy >= 0
+        ):
             raise ValueError(
                 "`learning_rate` must be above 0, `baseline_decay` in [0, 1), "
                 "`entropy` at least 0. Received: "

@@ -16,6 +16,7 @@ from kdtf.search.evolution import Evolution
 from kdtf.search.optuna_strategies import Nsga2
 from kdtf.search.optuna_strategies import Tpe
 from kdtf.search.progress import Progress
+from kdtf.search.quiet_logs import import_optuna
 from kdtf.search.quiet_logs import quiet_retracing
 from kdtf.search.reinforcement import Reinforcement
 from kdtf.search.result import SearchResult
@@ -161,10 +162,10 @@ def search(
         minimize=direction == "min",
         pruner=_pruner(early_stopping),
     )
-    with (
-        quiet_retracing(),
-        Progress(trials, verbose=verbose, result=run.result) as progress,
-    ):
+    progress = Progress(
+        trials, verbose=verbose, best=lambda: run.result().best_or_none
+    )
+    with quiet_retracing():
         run(trials, progress)
     return run.result()
 
@@ -198,10 +199,9 @@ def _limits(limits: Any) -> dict[str, float]:
 
 
 def _pruner(name: str | None) -> Any:
-    import optuna
-
     if name is None:
         return None
+    optuna = import_optuna()
     if name == "halving":
         return optuna.pruners.SuccessiveHalvingPruner(
             min_resource=1, reduction_factor=3

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+from kdtf.search.quiet_logs import import_optuna
 from kdtf.search.quiet_logs import quiet_optuna
 from kdtf.search.space import Point
 from kdtf.search.space import Space
@@ -159,7 +160,7 @@ class Store:
         seed: int | None,
         minimize: bool,
     ) -> None:
-        import optuna
+        optuna = import_optuna()
 
         self.space = space
         with quiet_optuna(), readable(location):
@@ -200,11 +201,8 @@ class Store:
 
     def keys(self) -> set[tuple[int | None, ...]]:
         """Returns the keys of all points that are or were tried."""
-        return {
-            self._key(trial)
-            for trial in self._all()
-            if _status(trial) != "withdrawn"
-        }
+        tried = [t for t in self._all() if _status(t) != "withdrawn"]
+        return {self._key(trial) for trial in tried}
 
     def point(self, number: int) -> Point:
         """Returns the point of a trial."""
@@ -216,14 +214,12 @@ class Store:
         Returns:
             None if another process was first; look again then.
         """
-        import optuna
+        optuna = import_optuna()
         from optuna.trial import TrialState
 
         token = uuid.uuid4().hex
-        params = {
-            name: _shown(value)
-            for name, value in self.space.decode(point).items()
-        }
+        chosen = self.space.decode(point)
+        params = {name: _shown(option) for name, option in chosen.items()}
         self.study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
@@ -279,14 +275,18 @@ class Store:
     def _live(self) -> dict[int, Any]:
         """Gives the trial that counts of each number."""
         found: dict[int, Any] = {}
+        numbers, keys = set(), set()
         for trial in self._all():
-            status, number = _status(trial), int(trial.user_attrs["number"])
-            # A later one may take the abandoned up; else the first counts,
-            # and another is about to be withdrawn.
-            if status != "withdrawn" and (
-                number not in found or _status(found[number]) in _CLOSED
-            ):
+            status, key = _status(trial), self._key(trial)
+            number = int(trial.user_attrs["number"])
+            if status == "withdrawn":
+                continue
+            # Else it is about to be withdrawn. The abandoned block nothing.
+            if number not in numbers and key not in keys:
                 found[number] = trial
+            if status not in _CLOSED:
+                numbers.add(number)
+                keys.add(key)
         return found
 
     def _key(self, trial: Any) -> tuple[int | None, ...]:
@@ -314,7 +314,7 @@ class Store:
         )
 
     def _distribution(self, name: str) -> Any:
-        import optuna
+        optuna = import_optuna()
 
         return optuna.distributions.CategoricalDistribution(
             [_shown(option) for option in self.space.options(name)]
@@ -345,8 +345,7 @@ def _is_lost(trial: Any) -> bool:
 def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        # Another user's may not be asked, but is there.
+        return isinstance(error, PermissionError)
     return True

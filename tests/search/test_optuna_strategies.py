@@ -1,5 +1,3 @@
-import collections
-
 import numpy as np
 import optuna
 import pytest
@@ -44,22 +42,6 @@ def quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     yield
     optuna.logging.set_verbosity(before)
-
-
-def optuna_alone(sampler, history, directions, values):
-    """What Optuna proposes that ran all these trials itself."""
-    study = optuna.create_study(directions=directions, sampler=sampler)
-    for one in history:
-        study.enqueue_trial(params(one.point))
-    # Optuna samples what it shall not propose only if it is asked: so it
-    # counts generations, and so it learns a trial's values at the end of it.
-    for one in history:
-        trial = study.ask()
-        assert isinstance(trial.relative_params, dict)
-        for name, distribution in DISTRIBUTIONS.items():
-            trial._suggest(name, distribution)
-        study.tell(trial, values(one))
-    return study.ask(DISTRIBUTIONS).params
 
 
 @pytest.mark.parametrize("count", [0, 5, 6, 25])
@@ -113,34 +95,116 @@ def test_a_refused_tpe_spreads():
     assert len(spread(history, 50)) > len(spread(history, 0))
 
 
-@pytest.mark.parametrize("num_losses", [1, 3])
-def test_nsga2_proposes_children_of_optunas_parents(num_losses):
-    """Against a study whose generations Optuna made itself."""
-    sampler = optuna.samplers.NSGAIISampler(population_size=4, seed=1)
+def run_by_optuna(count, num_losses):
+    """A study that proposed its trials itself, and these trials."""
     study = optuna.create_study(
-        directions=["minimize"] * num_losses, sampler=sampler
+        directions=["minimize"] * num_losses,
+        sampler=optuna.samplers.NSGAIISampler(population_size=4, seed=1),
     )
     history = []
-    for _ in range(18):
+    for _ in range(count):
         trial = study.ask(DISTRIBUTIONS)
-        point = tuple(trial.params[name] for name in "abc")
-        losses = ((point[0] - 3.0) ** 2 - point[1], point[0], -1.0 * point[1])
-        losses = losses[:num_losses]
+        a, b, c = (trial.params[name] for name in "abc")
+        losses = ((a - 3.0) ** 2 - b, float(a), -1.0 * b)[:num_losses]
         study.tell(trial, losses)
         history.append(
-            Measured(point=point, reward=-losses[0], losses=losses)
+            Measured(point=(a, b, c), reward=-losses[0], losses=losses)
         )
-        # Its first generation is random, and ends with 4 trials.
-        before = study.get_trials(deepcopy=False)
-        generation = [t.system_attrs.get(GENERATION) for t in before]
-        assert generation in ([i // 4 for i in range(len(before))],)
-    for seed in range(8):
-        # The same study goes on with a sampler seeded as ours. What it draws
-        # until then differs, so only the law of its children is the same.
+    return study, history
+
+
+@pytest.mark.parametrize("num_losses", [1, 3])
+@pytest.mark.parametrize("count", [3, 4, 9, 16])
+def test_nsga2_goes_on_as_optuna_does(count, num_losses):
+    for seed in range(6):
+        # A study for each: asking leaves a trace in it.
+        study, history = run_by_optuna(count, num_losses)
+        study.sampler = optuna.samplers.NSGAIISampler(
+            population_size=4, seed=seed_of(seed)
+        )
         found = Nsga2(population=4).propose(
             SPACE, history, rng=np.random.default_rng(seed)
         )
-        assert found in set(SPACE.points())
+        assert params(found) == study.ask(DISTRIBUTIONS).params
 
 
-GENERATION = "NSGAIISampler:generation"
+def test_nsga2_has_children_of_the_front():
+    space = Space({str(i): list("vwxyz") for i in range(8)})
+    # The first four are on the front and agree; the rest are worse in both.
+    good, bad = (1,) * 8, (3,) * 8
+    history = [
+        Measured(point=good, reward=0.0, losses=(float(i), 3.0 - i))
+        for i in range(4)
+    ] + [Measured(point=bad, reward=0.0, losses=(9.0, 9.0))] * 4
+    for seed in range(20):
+        child = Nsga2(population=4).propose(
+            space, history, rng=np.random.default_rng(seed)
+        )
+        # A gene mutates one time in eight.
+        assert child.count(1) >= 4
+
+
+def test_nsga2_can_go_on_for_many_generations():
+    # Parents of parents would be deeper than Python's stack.
+    history = history_of(1100)
+    found = Nsga2(population=2).propose(
+        SPACE, history, rng=np.random.default_rng(0)
+    )
+    assert found in set(SPACE.points())
+
+
+def test_nsga2_leaves_out_trials_without_costs():
+    whole, stopped = history_of(12, num_losses=3), history_of(5)
+    mixed = [*whole[:6], *stopped, *whole[6:]]
+    for seed in range(4):
+        found, other = (
+            Nsga2(population=4).propose(
+                SPACE, trials, rng=np.random.default_rng(seed)
+            )
+            for trials in (whole, mixed)
+        )
+        assert found == other
+
+
+def test_nsga2_gives_up_after_many_refusals():
+    history = history_of(12)
+    for seed in range(4):
+        found = Nsga2(population=4).propose(
+            SPACE, history, rng=np.random.default_rng(seed), attempt=20
+        )
+        assert found == SPACE.random(np.random.default_rng(seed))
+
+
+def test_without_losses_nsga2_takes_the_reward():
+    history = history_of(12)
+    plain = [Measured(point=one.point, reward=one.reward) for one in history]
+    for seed in range(4):
+        found, other = (
+            Nsga2(population=4).propose(
+                SPACE, trials, rng=np.random.default_rng(seed)
+            )
+            for trials in (history, plain)
+        )
+        assert found == other
+
+
+@pytest.mark.parametrize("strategy", [Tpe(2), Nsga2(2)])
+def test_optuna_is_as_loud_as_before(strategy, capfd):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    strategy.propose(SPACE, history_of(4), rng=np.random.default_rng(0))
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: Tpe(0), "`startup`.*Received: startup=0"),
+        (lambda: Tpe(startup=2.5), "`startup`.*Received: startup=2.5"),
+        (lambda: Nsga2(0), "`population`.*Received: population=0"),
+        (lambda: Nsga2(1), "at least 2. Received: population=1"),
+    ],
+)
+def test_bad_settings_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

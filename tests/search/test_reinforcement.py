@@ -42,7 +42,10 @@ def chi_square(counts, expected):
 
 def test_two_trials_by_hand():
     space = Space({"a": ["x", "y"]})
-    trials = [Measured(point=(0,), reward=1.0), Measured(point=(1,), reward=5.0)]
+    trials = [
+        Measured(point=(0,), reward=1.0),
+        Measured(point=(1,), reward=5.0),
+    ]
     # The first is its own average. The second is 0.9 * 4 over the new one,
     # the deviation sqrt(0.1) of that, so the advantage is 3.1623. Adam's first
     # moment is 0.1 g / (1 - 0.81), the second 0.001 g^2 / (1 - 0.998001), and
@@ -105,9 +108,9 @@ def advantages(rewards, keep):
     return found
 
 
-@pytest.mark.parametrize("keep", [0.9, 0.5, 0.0])
+@pytest.mark.parametrize("keep", [0.9, 0.0])
 def test_policy_is_what_keras_adam_learns(keep):
-    trials = trials_of(SPACE, 15)
+    trials = trials_of(SPACE, 10)
     logits = [
         keras.Variable(np.zeros(n), dtype="float64") for n in SPACE.counts
     ]
@@ -124,9 +127,7 @@ def test_policy_is_what_keras_adam_learns(keep):
         adam.apply_gradients(
             zip(tape.gradient(loss, values), logits, strict=True)
         )
-    found = policy(
-        trials, learning_rate=0.3, baseline_decay=keep, entropy=0.05
-    )
+    found = policy(trials, learning_rate=0.3, baseline_decay=keep, entropy=0.05)
     for ours, row in zip(found, logits, strict=True):
         # Keras computes its rate in float32.
         np.testing.assert_allclose(
@@ -174,14 +175,12 @@ def test_choices_not_in_force_keep_their_policy():
     learned = [
         Measured(point=(1, i % 2), reward=float(i % 2)) for i in range(12)
     ]
-    pools = [
-        Measured(point=(0, i % 2), reward=i * 0.3 + i % 2) for i in range(6)
-    ]
+    pools = [Measured(point=(0, i % 2), reward=3.0 + i) for i in range(6)]
     before, after = policy(learned, space), policy(learned + pools, space)
     assert before[1][1] > 0.6
     # Nor does Adam's momentum move them.
     np.testing.assert_array_equal(before[1], after[1])
-    assert abs(before[0][0] - after[0][0]) > 0.05
+    assert after[0][0] > before[0][0] + 0.05
 
 
 def test_a_choice_late_in_force_starts_as_any_other():
@@ -205,7 +204,7 @@ def test_entropy_keeps_the_policy_open():
     assert 0.34 < open_ < 0.8
 
 
-def samples(trials, attempt, count=1500):
+def samples(trials, attempt, count=600):
     rng = np.random.default_rng(0)
     strategy = Reinforcement(warmup=1)
     return np.array(
@@ -218,7 +217,7 @@ def samples(trials, attempt, count=1500):
 
 @pytest.mark.parametrize("attempt, temperature", [(0, 1), (10, 2), (30, 4)])
 def test_proposals_follow_the_policy_flatter_when_refused(attempt, temperature):
-    trials = trials_of(SPACE, 6)
+    trials = trials_of(SPACE, 4)
     found = samples(trials, attempt)
     for place, row in enumerate(policy(trials)):
         flat = row ** (1 / temperature)
@@ -229,7 +228,7 @@ def test_proposals_follow_the_policy_flatter_when_refused(attempt, temperature):
 
 
 def test_choices_are_drawn_apart():
-    found = samples(trials_of(SPACE, 6), 0)
+    found = samples(trials_of(SPACE, 4), 0)
     counts = np.zeros((3, 4))
     np.add.at(counts, (found[:, 0], found[:, 3]), 1)
     expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
