@@ -14,6 +14,7 @@ from kdtf.recipes import demo_image
 from kdtf.recipes import demo_text
 from kdtf.recipes.workspace import Workspace
 from kdtf.search import Preset
+from kdtf.search import Space
 from kdtf.search import cnns
 from kdtf.search import decoders
 from kdtf.search import encoders
@@ -32,7 +33,8 @@ class StudentTask:
         title: What it is, for people.
         teacher: Builds the untrained teacher.
         fit_teacher: Trains it.
-        preset: The space; its default is the hand-made student.
+        preset: The space.
+        by_hand: Builds the student as the demo, or anybody, would choose it.
         fit: `fit(model, epochs, verbose)` trains the Distiller around a
             student.
         epochs: Of a trial, and of the student that is shipped.
@@ -52,6 +54,7 @@ class StudentTask:
     teacher: Callable[[], Any]
     fit_teacher: Callable[[Any], None]
     preset: Preset
+    by_hand: Callable[[], Any]
     fit: Callable[[Any, int, Any], None]
     epochs: tuple[int, int]
     alpha: float
@@ -117,19 +120,12 @@ def _decoder_task(*, seed: int, quick: bool) -> StudentTask:
         x, y = x[:64], y[:64]
         held_out = (held_out[0][:16], held_out[1][:16])
     corpus = dataclasses.replace(corpus, train=(x, y))
-    layers, heads, width, feed_forward = settings.student
     space = decoders(
         vocabulary_size=corpus.tokenizer.vocabulary_size(),
         sequence_length=settings.window,
         layers=range(1, 4),
         width=(32, 48, 64, 80, 96),
     )
-    default = {
-        "layers": layers,
-        "width": width,
-        "heads": heads,
-        "feed_forward": feed_forward // width,
-    }
 
     def fit(model: Any, epochs: int, verbose: Any, rate: float) -> None:
         demo_text.fit_text(
@@ -147,7 +143,10 @@ def _decoder_task(*, seed: int, quick: bool) -> StudentTask:
             "auto",
             settings.teacher_learning_rate,
         ),
-        preset=dataclasses.replace(space, default=default),
+        preset=space,
+        by_hand=lambda: demo_text.build_model(
+            settings, corpus, settings.student
+        ),
         fit=lambda model, epochs, verbose: fit(
             model, epochs, verbose, settings.student_learning_rate
         ),
@@ -178,11 +177,34 @@ def _cnn_task(*, seed: int, quick: bool) -> StudentTask:
         test,
         title="a CNN on handwritten digits",
         teacher=demo_image.build_teacher,
-        preset=cnns(input_shape=images.shape[1:], num_classes=_NUM_CLASSES),
+        preset=_small_cnns(images.shape[1:]),
+        by_hand=demo_image.build_student,
         fit=demo_image.fit_image,
         export={"target": "iot"},
         quick=quick,
     )
+
+
+def _small_cnns(input_shape: tuple[int, int, int]) -> Preset:
+    """Gives networks of a few kB, whose stages do not get narrower."""
+    preset = cnns(
+        input_shape=input_shape,
+        num_classes=_NUM_CLASSES,
+        width=(6, 8, 12, 16, 24),
+        depth=(1, 2),
+        kernel=(3,),
+        expansion=(1, 2),
+    )
+
+    def widens(chosen: dict[str, Any]) -> bool:
+        widths = [
+            chosen[f"stage{stage}_width"]
+            for stage in range(1, chosen["stages"] + 1)
+        ]
+        return widths == sorted(widths)
+
+    space = Space(preset.space.choices, valid=widens)
+    return dataclasses.replace(preset, space=space)
 
 
 def _encoder_task(*, seed: int, quick: bool) -> StudentTask:
@@ -202,6 +224,7 @@ def _encoder_task(*, seed: int, quick: bool) -> StudentTask:
         title="a BERT on handwritten digits, a pixel a token",
         teacher=lambda: space.build(teacher),
         preset=space,
+        by_hand=lambda: space.build(space.default),
         fit=_fit_encoder,
         export={"quantize": "dynamic_int8"},
         quick=quick,

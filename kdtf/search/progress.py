@@ -11,7 +11,6 @@ from kdtf.search.trial import Trial
 __all__ = ["Progress"]
 
 _COUNTED = ("complete", "stopped", "failed")
-_NONE = "within the limits"
 
 
 class Progress:
@@ -28,7 +27,7 @@ class Progress:
     ) -> None:
         self._best = best
         self._bar = keras.utils.Progbar(
-            total, stateful_metrics=[_NONE], unit_name="trial", verbose=verbose
+            total, unit_name="trial", verbose=verbose
         )
         self._shown = 0
 
@@ -39,10 +38,11 @@ class Progress:
             return
         self._shown = ended
         best = self._best()
-        name, value = _NONE, 0.0
+        # Whatever the bar has shown once stays: nothing where there is none.
+        shown = []
         if best is not None:
             name, value = next(iter(best.values.items()))
-            name = f"best {name}"
-        self._bar.stateful_metrics.add(name)
+            shown = [(f"best {name}", value)]
+            self._bar.stateful_metrics.add(f"best {name}")
         # A study may hold more than was asked for.
-        self._bar.update(min(ended, self._bar.target), [(name, value)])
+        self._bar.update(min(ended, self._bar.target), shown)

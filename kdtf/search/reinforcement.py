@@ -41,7 +41,7 @@ class Reinforcement:
         >>> space = Space({"a": range(2)})
         >>> history = [Measured(point=(i % 2,), reward=i % 2)
         ...            for i in range(100)]
-        >>> Reinforcement().probabilities(space, history)[0][1] > 0.9
+        >>> bool(Reinforcement().probabilities(space, history)[0][1] > 0.9)
         True
 
     Reference:

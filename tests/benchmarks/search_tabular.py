@@ -191,10 +191,10 @@ def main():
         for task, title in TASKS.items():
             after = "".join(f"{f'after {n}':>15}" for n in shown)
             print(
-                f"\n{title + ', regret':14}{'seeds':>6}{after}{'earlier':>9}"
-                f"{'':7}{'p':>10}{'proposals':>11}{'ms':>10}\n"
-                f"{'':{36 + 15 * len(shown)}}{'':10}{'a trial':>11}"
-                f"{'a trial':>10}"
+                f"\n{title}, regret in points\n"
+                f"{'':14}{'seeds':>6}{after}{'earlier':>9}{'':7}{'p':>10}"
+                f"{'proposals':>11}{'ms':>10}\n"
+                f"{'':{46 + 15 * len(shown)}}{'a trial':>11}{'a trial':>10}"
             )
             baseline = None
             for name in arguments.strategies:

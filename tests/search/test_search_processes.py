@@ -1,6 +1,6 @@
 """A study that several real processes work on, and some are killed."""
 
-import os
+import multiprocessing
 import signal
 import socket
 import subprocess
@@ -16,79 +16,97 @@ from kdtf.search.store import Store
 
 SPACE = {"a": range(8), "b": range(8), "c": ["x", "y"]}
 
-# Each trial is noted in a file of the process's own as it begins. A trial of
-# `halt` tells its number and waits to be killed.
-WORKER = """
-import sys, time
-import numpy as np
-from kdtf.search import search
+# One process imports all and each worker is forked off it: importing takes
+# seconds. A forked one is a process like any other, and can be killed.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["kdtf.search", "optuna"])
 
-study, diary, trials, halt = sys.argv[1:5]
 
-def objective(chosen, trial):
-    with open(diary, "a") as file:
-        file.write(f"{trial.number}\\n")
-    if trial.number == int(halt):
-        print(trial.number, flush=True)
-        time.sleep(600)
-    time.sleep(0.02)
+def work(pipe, study, diary, trials, halt):
+    """Searches; notes each trial it begins, and waits in `halt` for its end."""
+    pipe.send("ready")
+    pipe.recv()
+
+    def noted(chosen, trial):
+        with open(diary, "a") as file:
+            file.write(f"{trial.number}\n")
+        if trial.number == halt:
+            pipe.send("halted")
+            pipe.recv()
+        time.sleep(0.02)
+        return objective(chosen)
+
+    run(noted, study=study, trials=trials)
+    pipe.send("done")
+
+
+def objective(chosen):
     noise = float(np.random.normal())
-    return {"score": chosen["a"] + 2 * chosen["b"] + noise,
-            "cost": 1 + chosen["a"]}
+    score = chosen["a"] + 2 * chosen["b"] + noise
+    return {"score": score, "cost": 1 + chosen["a"]}
 
-space = {"a": range(8), "b": range(8), "c": ["x", "y"]}
-print("ready", flush=True)
-sys.stdin.readline()
-search(lambda chosen: chosen, space, objective, study=study, seed=5,
-       trials=int(trials), limits={"cost": 5}, verbose=0)
-print("done", flush=True)
-"""
+
+def run(objective, **options):
+    return search(
+        lambda chosen: chosen,
+        SPACE,
+        objective,
+        seed=5,
+        limits={"cost": 5},
+        verbose=0,
+        **options,
+    )
+
+
+class Worker:
+    def __init__(self, study, diary, *, trials, halt=-1):
+        self.pipe, end = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(
+            target=work, args=(end, study, diary, trials, halt)
+        )
+        self.process.start()
+        # Else the end of the worker would not end the pipe.
+        end.close()
+
+    def is_ready(self):
+        return self.pipe.recv() == "ready"
+
+    @property
+    def name(self):
+        return f"{socket.gethostname()}:{self.process.pid}"
+
+    def go(self):
+        self.pipe.send("go")
+
+    def finish(self):
+        assert self.pipe.recv() == "done"
+        self.process.join(120)
+        assert self.process.exitcode == 0
+
+    def halts(self):
+        assert self.pipe.recv() == "halted"
+
+    def kill(self):
+        self.process.kill()
+        self.process.join(120)
+        assert self.process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture
 def begin(tmp_path):
-    """Starts workers that have imported all and wait for `go`."""
+    """Starts workers that wait for `go`."""
     begun = []
 
-    def start(study, name, *, trials, halt=-1):
-        script = tmp_path / "worker.py"
-        script.write_text(WORKER)
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-W", "ignore", os.fspath(script)),
-                *(os.fspath(study), os.fspath(tmp_path / name)),
-                *(str(trials), str(halt)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        begun.append(process)
-        return process
+    def start(study, name, **options):
+        begun.append(Worker(study, tmp_path / name, **options))
+        assert begun[-1].is_ready()
+        return begun[-1]
 
     yield start
-    for process in begun:
-        process.kill()
-        process.communicate()
-
-
-def go(*processes):
-    for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
-
-
-def finish(process):
-    assert process.stdout.readline() == "done\n"
-    assert process.wait(timeout=120) == 0
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    # Until it is reaped its number is in use.
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    for worker in begun:
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
 
 
 def trials_of(study):
@@ -114,16 +132,16 @@ def test_two_workers_share_a_study(begin, tmp_path):
     study = tmp_path / "study.log"
     one = begin(study, "one", trials=40)
     other = begin(study, "other", trials=40)
-    go(one, other)
-    finish(one)
-    finish(other)
+    one.go()
+    other.go()
+    one.finish()
+    other.finish()
     trials = trials_of(study)
     check_all_complete(trials, 40)
     both = diary(tmp_path, "one") + diary(tmp_path, "other")
     # Nothing was even begun twice.
     assert sorted(both) == list(range(40))
-    workers = {f"{socket.gethostname()}:{p.pid}" for p in (one, other)}
-    assert {trial.worker for trial in trials} == workers
+    assert {trial.worker for trial in trials} == {one.name, other.name}
 
 
 def test_a_killed_process_s_trial_is_taken_up_and_the_story_is_the_same(
@@ -131,41 +149,26 @@ def test_a_killed_process_s_trial_is_taken_up_and_the_story_is_the_same(
 ):
     study = tmp_path / "study.log"
     first = begin(study, "first", trials=30, halt=11)
-    go(first)
-    assert first.stdout.readline() == "11\n"
+    first.go()
+    first.halts()
     second = begin(study, "second", trials=30)
     assert [(t.number, t.status) for t in trials_of(study)][11:] == [
         (11, "running")
     ]
     choices = trials_of(study)[11].choices
-    kill(first)
+    first.kill()
     # A half line may be all that was left of its next write.
     with study.open("ab") as file:
         file.write(b'{"op_code":8,"worker_id":"gone","tri')
-    go(second)
-    finish(second)
+    second.go()
+    second.finish()
     trials = trials_of(study)
     check_all_complete(trials, 30)
     assert trials[11].choices == choices
     assert diary(tmp_path, "first") == list(range(12))
     assert diary(tmp_path, "second") == list(range(11, 30))
 
-    def objective(chosen):
-        noise = float(np.random.normal())
-        return {
-            "score": chosen["a"] + 2 * chosen["b"] + noise,
-            "cost": 1 + chosen["a"],
-        }
-
-    whole = search(
-        lambda chosen: chosen,
-        SPACE,
-        objective,
-        trials=30,
-        seed=5,
-        limits={"cost": 5},
-        verbose=0,
-    )
+    whole = run(objective, trials=30)
     assert story(trials) == story(whole.trials)
 
 
@@ -173,21 +176,21 @@ def test_a_living_worker_takes_up_what_another_was_killed_in(begin, tmp_path):
     study = tmp_path / "study.log"
     victim = begin(study, "victim", trials=25, halt=0)
     other = begin(study, "other", trials=25)
-    go(victim)
-    assert victim.stdout.readline() == "0\n"
+    victim.go()
+    victim.halts()
     choices = trials_of(study)[0].choices
-    go(other)
+    other.go()
     # The other has run all that is left and waits for the first.
     while sum(t.status == "complete" for t in trials_of(study)) < 24:
-        assert other.poll() is None
+        assert other.process.is_alive()
         time.sleep(0.1)
     assert trials_of(study)[0].status == "running"
-    kill(victim)
-    finish(other)
+    victim.kill()
+    other.finish()
     trials = trials_of(study)
     check_all_complete(trials, 25)
     assert trials[0].choices == choices
-    assert trials[0].worker == f"{socket.gethostname()}:{other.pid}"
+    assert trials[0].worker == other.name
     assert diary(tmp_path, "victim") == [0]
     assert diary(tmp_path, "other") == [*range(1, 25), 0]
 
@@ -197,14 +200,14 @@ def test_a_study_survives_many_kills_at_any_moment(begin, tmp_path):
     study = tmp_path / "study.log"
     kept = begin(study, "kept", trials=60)
     victims = [begin(study, f"victim{i}", trials=60) for i in range(4)]
-    go(kept)
+    kept.go()
     for number, victim in enumerate(victims):
-        go(victim)
+        victim.go()
         # Some 30 ms apart in the life of a trial.
         time.sleep(0.4 + 0.031 * number)
-        if victim.poll() is None:
-            kill(victim)
-    finish(kept)
+        if victim.process.is_alive():
+            victim.kill()
+    kept.finish()
     check_all_complete(trials_of(study), 60)
 
 
@@ -232,14 +235,14 @@ def test_workers_of_several_machines_share_a_server(begin, tmp_path):
         study = f"grpc://localhost:{port}"
         victim = begin(study, "victim", trials=20, halt=0)
         other = begin(study, "other", trials=20)
-        go(victim)
-        assert victim.stdout.readline() == "0\n"
-        go(other)
+        victim.go()
+        victim.halts()
+        other.go()
         while sum(t.status == "complete" for t in trials_of(study)) < 19:
-            assert other.poll() is None
+            assert other.process.is_alive()
             time.sleep(0.1)
-        kill(victim)
-        finish(other)
+        victim.kill()
+        other.finish()
         trials = trials_of(study)
         check_all_complete(trials, 20)
         assert diary(tmp_path, "other") == [*range(1, 20), 0]
