@@ -58,7 +58,7 @@ def namespace(batch, rng):
 def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 6
+    assert len(found) == 7
     stripped = []
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -80,7 +80,9 @@ def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
         "student.keras",
         "student.tflite",
         "student-int8.tflite",
+        "study.log",
     }
+    assert namespace["found"].best.values["bytes"] <= 4000
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     for a, b in zip(weights, loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -97,6 +99,7 @@ def check_zeros(model, sparsity):
 
 def test_commands_exist_with_their_options():
     from kdtf.cli import main
+    from kdtf.cli import make_parser
 
     listed = [
         line.split()
@@ -104,7 +107,16 @@ def test_commands_exist_with_their_options():
         for line in block.splitlines()
         if line.startswith("kdtf ")
     ]
-    assert {words[1] for words in listed} == {"inspect", "export", "benchmark"}
+    assert {words[1] for words in listed} == {
+        "inspect",
+        "export",
+        "benchmark",
+        "search",
+    }
     for words in listed:
+        if words[1] == "search":
+            # It would begin.
+            assert make_parser().parse_args(words[1:]).workers == 2
+            continue
         # The files do not exist: a clean error, not one about the options.
         assert main([*words[1:]]) == 2

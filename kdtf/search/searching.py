@@ -264,8 +264,7 @@ class _Search:
         """Claims a trial, or says "wait" or "done"; None to look again."""
         for trial in trials:
             if trial.status == "abandoned":
-                point = self._store.point(trial.number)
-                return self._claim(trial.number, point)
+                return self._claim(trial.number, trial.point)
         counted = [trial for trial in trials if trial.status != "infeasible"]
         self._check_feasible(trials)
         if len(counted) < num_trials:
@@ -295,12 +294,15 @@ class _Search:
             return np.random.default_rng([self._store.seed, number, attempt])
 
         def is_new(point: Point) -> bool:
-            return space.key(point) not in tried and not space.refusal(point)
+            return space.key(point) not in tried and (
+                space.refusal(point) is None
+            )
 
         for attempt in range(_NUM_PROPOSALS):
             proposed = self._strategy.propose(
                 space, history, rng=rng(attempt), attempt=attempt
             )
+            space.check(proposed)
             if is_new(proposed):
                 return proposed
         return _any_point(space, is_new, rng(_NUM_PROPOSALS))
@@ -313,7 +315,7 @@ class _Search:
             quality, *costs = trial.values.values()
             history.append(
                 Measured(
-                    point=self._store.space.encode(trial.choices),
+                    point=trial.point,
                     reward=trial.reward,
                     losses=(-self._signed(quality), *costs),
                 )

@@ -164,6 +164,22 @@ class Space:
         """Gives all points, the last choice changing fastest."""
         return itertools.product(*(range(count) for count in self.counts))
 
+    def check(self, point: Any) -> None:
+        """Refuses what is no point, such as a strategy may propose.
+
+        Raises:
+            ValueError: It is no index for each choice.
+        """
+        is_point = isinstance(point, tuple) and len(point) == len(self.names)
+        if not is_point or any(
+            not isinstance(index, int) or not 0 <= index < count
+            for index, count in zip(point, self.counts, strict=True)
+        ):
+            raise ValueError(
+                "A point must be a tuple of an index for each choice, below "
+                f"{self.counts}. Received: {point!r}."
+            )
+
     def decode(self, point: Point) -> Chosen:
         """Returns what `build` gets: the choices in force, by name."""
         chosen: Chosen = {}

@@ -304,6 +304,7 @@ class Store:
         return Trial(
             number=int(attributes["number"]),
             choices=self.space.decode(tuple(attributes["point"])),
+            point=tuple(attributes["point"]),
             status=status,
             values=dict(end.get("values", {})),
             reward=end.get("reward"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from kdtf.search.space import Point
+
 __all__ = ["Infeasible", "RunningTrial", "StopTrial", "Trial", "takes_trial"]
 
 
@@ -64,6 +66,7 @@ class Trial:
     Attributes:
         number: From 0, in the order in which they were proposed.
         choices: What `build` got.
+        point: Where in the space: the index of each choice.
         status: "complete"; "stopped" early; "failed"; "infeasible", over a
             limit before training; "running".
         values: What the objective gave, the quality first; of a stopped
@@ -77,6 +80,7 @@ class Trial:
 
     number: int
     choices: dict[str, Any]
+    point: Point = ()
     status: str
     values: dict[str, float] = dataclasses.field(default_factory=dict)
     reward: float | None = None

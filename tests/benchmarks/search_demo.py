@@ -19,6 +19,7 @@ import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import keras
 import numpy as np
 from rich.console import Console
 
@@ -64,6 +65,8 @@ def main():
         default=["random", "evolution", "reinforcement"],
     )
     arguments = parser.parse_args()
+    # Bars would bury the results.
+    keras.config.disable_interactive_logging()
     workspace = Workspace(arguments.out, console=Console(quiet=True))
     task = TASKS[arguments.space](seed=0, quick=False)
     teacher = task.trained_teacher(workspace)

@@ -280,6 +280,16 @@ def test_evolution_finds_more_than_chance_in_a_large_space():
     assert mean_best("evolution") > mean_best("random") + 3
 
 
+@pytest.mark.parametrize("point", [(0, 0), (0, 0, 2), (0, -1, 0), [0, 0, 0]])
+def test_what_is_no_point_is_refused(point):
+    class Broken:
+        def propose(self, space, history, *, rng, attempt=0):
+            return point
+
+    with pytest.raises(ValueError, match=r"below \(6, 5, 2\). Received: "):
+        run(strategy=Broken())
+
+
 def test_a_strategy_with_settings_of_its_own():
     first = run(strategy=Evolution(4, 2), trials=30)
     assert story(first) != story(run(trials=30))

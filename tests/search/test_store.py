@@ -414,14 +414,14 @@ def test_the_seed_is_drawn_once(location):
         {"a": [0.0, 1.0, 2.0], "b": range(4)},
     ],
 )
-def test_a_study_of_another_space_is_refused(location, other):
+def test_a_study_of_another_space_is_refused(path, other):
     """Indices are stored: the order of names and options counts, too."""
-    store = open_store(location)
+    store = open_store(path)
     end(store.claim(0, (2, 0), 7))
     with pytest.raises(ValueError, match="with the space it was.*Received: "):
-        open_store(location, Space(other))
+        open_store(path, Space(other))
     # And is not changed by that.
-    assert open_store(location).trials() == store.trials()
+    assert open_store(path).trials() == store.trials()
 
 
 def test_a_process_killed_as_it_began_a_study_leaves_it_usable(path):
