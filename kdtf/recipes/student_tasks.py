@@ -191,7 +191,7 @@ def _small_cnns(input_shape: tuple[int, int, int]) -> Preset:
         input_shape=input_shape,
         num_classes=_NUM_CLASSES,
         width=(6, 8, 12, 16, 24),
-        depth=(1, 2),
+        depth=(1,),
         kernel=(3,),
         expansion=(1, 2),
     )

@@ -204,10 +204,6 @@ class Store:
         tried = [t for t in self._all() if _status(t) != "withdrawn"]
         return {self._key(trial) for trial in tried}
 
-    def point(self, number: int) -> Point:
-        """Returns the point of a trial."""
-        return tuple(self._live()[number].user_attrs["point"])
-
     def claim(self, number: int, point: Point, seed: int) -> Claim | None:
         """Takes a trial for this process.
 

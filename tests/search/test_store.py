@@ -76,7 +76,7 @@ def test_of_two_claims_to_one_number_the_first_wins(location):
         assert statuses(store) == [(0, "running")]
         assert store.trials()[0].choices == {"a": 0, "b": 0}
         assert store.keys() == {(0, 0)}
-        assert store.point(0) == (0, 0)
+        assert store.trials()[0].point == (0, 0)
     # What ended keeps its number.
     end(first)
     assert other.claim(0, (1, 1), 7) is None
@@ -115,7 +115,7 @@ def test_an_abandoned_trial_is_claimed_again(location):
     assert statuses(other) == [(0, "abandoned")]
     # It is no other number's model meanwhile.
     assert other.keys() == {(1, 2)}
-    again = other.claim(0, other.point(0), 7)
+    again = other.claim(0, other.trials()[0].point, 7)
     assert statuses(one) == [(0, "running")]
     assert one.claim(0, (1, 2), 7) is None
     end(again, 2.5)
@@ -138,7 +138,7 @@ def test_who_lost_a_claim_is_not_seen_before_it_is_withdrawn(path, monkeypatch):
         assert other.claim(0, (1, 1), 7) is None
     [[trial]] = seen
     assert trial.choices == {"a": 0, "b": 0}
-    assert one.point(0) == (0, 0)
+    assert one.trials()[0].point == (0, 0)
     end(first)
     assert statuses(one) == [(0, "complete")]
 
@@ -165,7 +165,7 @@ def test_who_dies_before_withdrawing_leaves_no_trial(
     assert other.keys() == {(0, 0)}
     assert other.claim(1, (1, 1), 7)
     if not first_ends:
-        assert other.claim(0, other.point(0), 7)
+        assert other.claim(0, other.trials()[0].point, 7)
 
 
 def test_the_trial_of_a_dead_process_is_released(location):
@@ -222,7 +222,7 @@ def test_a_result_that_comes_after_release_changes_nothing(location):
     assert end(late, 9.0) is False
     assert late.finish("failed", error="late") is False
     assert other.trials() == owner.trials() == before
-    again = other.claim(0, other.point(0), 7)
+    again = other.claim(0, other.trials()[0].point, 7)
     assert end(late, 9.0) is False
     assert statuses(other) == [(0, "running")]
     assert end(again, 2.0) is True
@@ -274,26 +274,38 @@ def test_a_process_that_dies_as_it_records_loses_no_result(path, monkeypatch):
     assert store.trials()[0].reward == 4.0
 
 
+@pytest.mark.parametrize("moment", range(4))
 def test_an_end_is_never_half_of_one_process_and_half_of_another(
-    path, monkeypatch
+    path, monkeypatch, moment
 ):
     """One that only slept ends its trial while another releases it."""
     owner, other = open_store(path), open_store(path)
     claim = owner.claim(0, (0, 0), 7)
     die(claim)
-    write = other.storage.set_trial_state_values
+    writes, ended = [], []
 
-    def interfere(*arguments):
-        # The other has noted that it abandons; now the owner is quicker.
-        assert end(claim, 4.0) is True
-        return write(*arguments)
+    def between(write):
+        def interfere(*arguments):
+            if len(writes) == moment:
+                ended.append(end(claim, 4.0))
+            writes.append(write)
+            return write(*arguments)
 
-    monkeypatch.setattr(other.storage, "set_trial_state_values", interfere)
+        return interfere
+
+    for name in ("set_trial_user_attr", "set_trial_state_values"):
+        monkeypatch.setattr(
+            other.storage, name, between(getattr(other.storage, name))
+        )
     other.release_lost()
     [trial] = other.trials()
-    assert (trial.status, trial.reward) == ("complete", 4.0)
-    assert trial.values == {"quality": 4.0}
-    assert trial.seconds == 0.5
+    expected = ("complete", {"quality": 4.0}, 4.0, 0.5)
+    if not ended:
+        assert end(claim, 4.0) is False
+        expected = ("abandoned", {}, None, None)
+    assert ended in ([], [True])
+    found = (trial.status, trial.values, trial.reward, trial.seconds)
+    assert found == expected
 
 
 def test_signs_of_life_are_given_while_it_runs(path, monkeypatch):
@@ -646,7 +658,7 @@ def test_a_trial_that_another_tool_ended_is_taken_up_again(path):
     store.claim(0, (0, 0), 7)
     store.study.tell(0, state=optuna.trial.TrialState.FAIL)
     assert statuses(store) == [(0, "abandoned")]
-    assert store.claim(0, store.point(0), 7)
+    assert store.claim(0, store.trials()[0].point, 7)
 
 
 @pytest.mark.parametrize(
