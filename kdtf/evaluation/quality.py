@@ -151,7 +151,9 @@ class _Tally:
                 "match the first row's"
             )
             return
-        places = weights if weights is not None else _padding_mask(batch.x)
+        places = weights
+        if places is None:
+            places = _padding_mask(batch.x, self.decided.shape)
         agreeing, counted = count_agreeing(
             self.decided, reference.decided, places
         )
@@ -201,7 +203,12 @@ def _predict(
     return outputs[: num_examples_of(batch.x)], mask
 
 
-def _padding_mask(x: Any) -> np.ndarray | None:
-    """Gives the mask that keras-nlp's preprocessors put among the inputs."""
+def _padding_mask(x: Any, places: tuple[int, ...]) -> np.ndarray | None:
+    """Gives the mask that keras-nlp's preprocessors put among the inputs.
+
+    None if there is one decision for a whole text: there is no padding then.
+    """
     mask = x.get("padding_mask") if isinstance(x, Mapping) else None
-    return None if mask is None else np.asarray(mask)
+    if mask is None or np.shape(mask) != places[: np.ndim(mask)]:
+        return None
+    return np.asarray(mask)

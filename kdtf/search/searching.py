@@ -214,6 +214,10 @@ def _pruner(name: str | None) -> Any:
     )
 
 
+class _WrongLimitsError(ValueError):
+    """No trial can be right: the search ends at once."""
+
+
 class _Search:
     """One process's part in a search."""
 
@@ -313,10 +317,14 @@ class _Search:
             if trial.reward is None:
                 continue
             quality, *costs = trial.values.values()
+            reward = trial.reward
+            if trial.status == "complete":
+                # The limits may be others than when it was measured.
+                reward = self._reward(trial.values)
             history.append(
                 Measured(
                     point=trial.point,
-                    reward=trial.reward,
+                    reward=reward,
                     losses=(-self._signed(quality), *costs),
                 )
             )
@@ -343,27 +351,21 @@ class _Search:
         try:
             with claim.alive():
                 values = self._measure(running)
+                reward = self._reward(values)
         except StopTrial:
-            reward = claim.last_report()
-            end(
-                "stopped",
-                values={"quality": self._signed(reward)},
-                reward=reward,
-            )
+            self._stop(claim, end)
         except Infeasible as over:
             end("infeasible", values=over.costs)
         except Exception as error:
             end("failed", error=_one_line(error))
+            if isinstance(error, _WrongLimitsError):
+                raise
             self._check_failures(error)
         except BaseException:
             # An interrupt: the trial is open to whoever goes on.
             end("abandoned")
             raise
         else:
-            self._check_limits(values, claim)
-            reward = reward_of(
-                values, limits=self._limits, minimize=self._minimize
-            )
             end("complete", values=values, reward=reward)
         # Graphs of models that are gone hold on to one another, and looking
         # for them takes half a second: after what was long and large only.
@@ -384,7 +386,20 @@ class _Search:
             if self._takes_trial
             else self._objective(model)
         )
-        return _values(found)
+        return self._in_order(_values(found))
+
+    def _in_order(self, values: dict[str, float]) -> dict[str, float]:
+        """Gives values in the order of the first trial's, the quality first."""
+        first = next(
+            (t.values for t in self._store.trials() if t.status == "complete"),
+            values,
+        )
+        if set(first) != set(values):
+            raise ValueError(
+                "An objective must give the same quantities each time. "
+                f"Received: {list(values)}, and {list(first)} before."
+            )
+        return {name: values[name] for name in first}
 
     def _check_failures(self, error: Exception) -> None:
         """Ends a search whose first trials all fail."""
@@ -401,14 +416,28 @@ class _Search:
                 "`objective(build(choices))` for one point by hand."
             ) from error
 
-    def _check_limits(self, values: dict[str, float], claim: Claim) -> None:
+    def _reward(self, values: dict[str, float]) -> float:
         unknown = set(self._limits) - set(list(values)[1:])
         if unknown:
-            claim.finish("failed", error=f"no costs {sorted(unknown)}")
-            raise ValueError(
+            raise _WrongLimitsError(
                 "`limits` must name costs that the objective gives, "
                 f"{list(values)[1:]}. Received: {sorted(unknown)}."
             )
+        reward = reward_of(values, limits=self._limits, minimize=self._minimize)
+        if not math.isfinite(reward):
+            raise ValueError(
+                "Quality and costs must give a finite reward. Received: "
+                f"{values}, limits={self._limits}."
+            )
+        return reward
+
+    def _stop(self, claim: Claim, end: Callable[..., None]) -> None:
+        reward = claim.last_report()
+        if reward is None:
+            end("failed", error="StopTrial was raised before any report")
+            return
+        values = {"quality": self._signed(reward)}
+        end("stopped", values=values, reward=reward)
 
     def _check_feasible(self, trials: list[Trial]) -> None:
         last = trials[-_MAX_INFEASIBLE:]

@@ -256,11 +256,11 @@ def _plain(option: Any) -> Any:
         option = option.item()
     if isinstance(option, list | tuple):
         return tuple(_plain(part) for part in option)
-    if not isinstance(option, _PLAIN):
+    if not isinstance(option, _PLAIN) or option != option:
         raise TypeError(
-            "Options must be strings, numbers, booleans, None or tuples of "
-            f"them. Received: {option!r}. Choose a name, and let `build` look "
-            "up what it stands for."
+            "Options must be strings, numbers (not nan), booleans, None or "
+            f"tuples of them. Received: {option!r}. Choose a name, and let "
+            "`build` look up what it stands for."
         )
     return option
 

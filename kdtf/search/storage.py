@@ -4,9 +4,12 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
+
+from kdtf.search.quiet_logs import import_optuna
 
 __all__ = ["open_storage", "readable"]
 
@@ -21,8 +24,7 @@ def open_storage(location: Any) -> Any:
         location: None, the path of a journal file, or a URL: "sqlite:///...",
             "postgresql://..." or "grpc://host:port".
     """
-    import optuna
-
+    optuna = import_optuna()
     if location is None:
         return None
     text = os.fspath(location)
@@ -55,10 +57,14 @@ def readable(location: Any) -> Iterator[None]:
     except Exception as error:
         raise ValueError(
             "`study` must be a study that `kdtf.search` can continue, or a new "
-            f"file. Received: study={os.fspath(location)!r}, which cannot be "
-            f"read: {type(error).__name__}: {error}. Move it away, or name "
-            "another."
+            f"file. Received: study={_without_password(location)!r}, which "
+            f"cannot be read: {type(error).__name__}: {error}. Move it away, "
+            "or name another."
         ) from error
+
+
+def _without_password(location: Any) -> str:
+    return re.sub(r"://[^@/]*@", "://...@", os.fspath(location))
 
 
 def _journal(path: pathlib.Path) -> Any:

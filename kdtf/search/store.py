@@ -85,9 +85,9 @@ class Claim:
         except UpdateFinishedTrialError:
             return True
 
-    def last_report(self) -> float:
-        """Returns the quality that was last reported."""
-        return self._reports[max(self._reports)]
+    def last_report(self) -> float | None:
+        """Returns the quality that was last reported, if any."""
+        return self._reports[max(self._reports)] if self._reports else None
 
     def finish(
         self,

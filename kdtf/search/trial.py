@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -125,7 +126,13 @@ class RunningTrial:
         Raises:
             StopTrial: Others were better with as much training, so this one
                 shall end; let it pass.
+            ValueError: The value is not finite.
         """
+        if not math.isfinite(value):
+            raise ValueError(
+                "What is reported must be finite. Received: "
+                f"value={value!r} at step {step}."
+            )
         if self._report(int(step), float(value)):
             raise StopTrial(f"stopped at step {step}")
 

@@ -61,6 +61,16 @@ def test_a_padding_mask_among_the_inputs_counts_for_agreement():
     assert found["student"].agreement == pytest.approx(4 / 5)
 
 
+def test_a_padding_mask_says_nothing_of_one_decision_for_a_text():
+    x = {"row": ROWS, "padding_mask": np.array([[1, 1], [1, 0], [1, 1]])}
+    predicts = {
+        "teacher": constant([[1, 0], [1, 0], [0, 1]]),
+        "student": constant([[1, 0], [0, 1], [0, 1]]),
+    }
+    found = measure(predicts, (x, np.zeros(3, "int32")))
+    assert found["student"].agreement == pytest.approx(2 / 3)
+
+
 def test_the_first_model_s_mask_weighs_every_model_s_metrics():
     mask = [[True, True], [True, False], [True, True]]
     labels = np.array([[0, 0], [0, 1], [0, 0]])

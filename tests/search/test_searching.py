@@ -12,7 +12,9 @@ from kdtf.search import Evolution
 from kdtf.search import Infeasible
 from kdtf.search import Space
 from kdtf.search import search
+from kdtf.search.rewards import reward_of
 from kdtf.search.searching import STRATEGIES
+from kdtf.search.trial import StopTrial
 
 SPACE = {"a": range(6), "b": range(5), "c": ["x", "y"]}
 
@@ -319,6 +321,69 @@ def test_halving_stops_what_is_behind():
     )
 
 
+def test_a_report_that_is_not_finite_fails_the_trial():
+    def objective(chosen, trial):
+        trial.report(1, np.nan if trial.number == 4 else 1.0)
+        return 1.0
+
+    failed = run(objective, trials=6, early_stopping="median").trials[4]
+    assert failed.status == "failed"
+    assert "must be finite. Received: value=nan at step 1" in failed.error
+
+
+def test_stopping_without_a_report_fails_the_trial():
+    def objective(chosen, trial):
+        if trial.number == 4:
+            raise StopTrial
+        return 1.0
+
+    failed = run(objective, trials=6).trials[4]
+    assert failed.status == "failed"
+    assert "before any report" in failed.error
+
+
+def test_a_reward_that_is_not_finite_fails_the_trial():
+    def objective(chosen, trial):
+        return {"q": 1.7e308 if trial.number == 4 else 1.0, "cost": 1e-3}
+
+    failed = run(objective, trials=6, limits={"cost": 1e9}).trials[4]
+    assert failed.status == "failed"
+    assert "finite reward" in failed.error
+
+
+def test_quantities_have_one_order_and_one_set_of_names():
+    def objective(chosen, trial):
+        if trial.number == 2:
+            return {"q": 1.0, "b": 2.0, "a": 3.0}
+        if trial.number == 3:
+            return {"q": 1.0, "a": 3.0}
+        return {"q": 1.0, "a": 3.0, "b": 2.0}
+
+    trials = run(objective, trials=5).trials
+    assert list(trials[2].values.items()) == [("q", 1), ("a", 3), ("b", 2)]
+    assert trials[3].status == "failed"
+    assert "['q', 'a'], and ['q', 'a', 'b'] before" in trials[3].error
+
+
+def test_new_limits_count_for_what_was_measured_under_the_old(tmp_path):
+    study = tmp_path / "study.log"
+    run(two, trials=12, study=study, limits={"cost": 100})
+    seen = []
+
+    class Watching:
+        def propose(self, space, history, *, rng, attempt=0):
+            seen[:] = [one.reward for one in history]
+            return space.random(rng)
+
+    result = run(
+        two, trials=13, study=study, limits={"cost": 2}, strategy=Watching()
+    )
+    assert seen == [
+        reward_of(trial.values, limits={"cost": 2})
+        for trial in result.trials[:12]
+    ]
+
+
 def test_without_early_stopping_reports_stop_nothing():
     def objective(chosen, trial):
         trial.report(1, -trial.number)
@@ -409,6 +474,7 @@ def test_progress_shows_the_best(capsys):
         ({"limits": {"cost": "1MB"}}, ValueError, "positive numbers.*'1MB'"),
         ({"early_stopping": "asha"}, ValueError, "'halving'.*'asha'"),
         ({"space": {}}, ValueError, "at least one choice. Received: {}"),
+        ({"space": {"a": [1.0, np.nan]}}, TypeError, "not nan.*Received: nan"),
         ({"space": {"a": []}}, ValueError, "Choice 'a'.*at least one"),
         ({"objective": 3}, TypeError, "`objective` must be a function"),
     ],
