@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from kdtf.cli.parser import add_run_options
+
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Adds the command to the program's commands and gives its parser."""
@@ -16,20 +18,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         choices=["text", "image"],
         help="a language model, or handwritten digits; default: text",
     )
-    parser.add_argument(
-        "--out",
-        default="kdtf-demo",
-        metavar="DIR",
-        help="where results go; default: ./kdtf-demo",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="default: 0"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="a few steps only: to see it work, not to see it learn",
-    )
+    add_run_options(parser, out="kdtf-demo")
     return parser
 
 

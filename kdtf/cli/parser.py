@@ -25,6 +25,29 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see `{self.prog} --help`)")
 
 
+def add_run_options(parser: argparse.ArgumentParser, *, out: str) -> None:
+    """Adds the options of commands that train something.
+
+    Args:
+        parser: The command's.
+        out: The default folder of its results.
+    """
+    parser.add_argument(
+        "--out",
+        default=out,
+        metavar="DIR",
+        help=f"where results go; default: ./{out}",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="default: 0"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps only: to see it work, not to see it learn",
+    )
+
+
 def positive_int(text: str) -> int:
     """Reads a whole number of at least 1.
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from kdtf.cli.parser import add_run_options
 from kdtf.cli.parser import positive_int
 
 
@@ -49,20 +50,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="N",
         help="processes that share the trials; default: 1",
     )
-    parser.add_argument(
-        "--out",
-        default="kdtf-search",
-        metavar="DIR",
-        help="where results go; default: ./kdtf-search",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="default: 0"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="a few steps only: to see it work, not to see it learn",
-    )
+    add_run_options(parser, out="kdtf-search")
     # A further worker of a search that another process leads.
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser

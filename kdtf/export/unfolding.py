@@ -93,26 +93,25 @@ def _multiply(
 
     result = operator.outputs[0]
     name = subgraph.tensors[result].name
-    float32 = schema.TensorType.FLOAT32
+
+    def constant(suffix: bytes, values: np.ndarray) -> int:
+        return add_tensor(
+            model,
+            subgraph,
+            name + suffix,
+            dtype=schema.TensorType.FLOAT32,
+            shape=[len(values)],
+            values=values,
+        )
+
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
         bias = subgraph.tensors[operator.inputs[2]]
         values = float_values(model, bias) / factors
-        operator.inputs = [
-            *operator.inputs[:2],
-            add_tensor(
-                model,
-                subgraph,
-                name + b"/bias",
-                dtype=float32,
-                shape=[len(values)],
-                values=values,
-            ),
-        ]
+        operator.inputs = [*operator.inputs[:2], constant(b"/bias", values)]
     unscaled = copy.copy(subgraph.tensors[result])
     unscaled.name = name + b"/unscaled"
     subgraph.tensors.append(unscaled)
     operator.outputs = [len(subgraph.tensors) - 1]
-    constant = factors[:1] if (factors == factors[0]).all() else factors
     options = schema.MulOptionsT()
     options.fusedActivationFunction = (
         operator.builtinOptions.fusedActivationFunction
@@ -122,17 +121,9 @@ def _multiply(
     )
     multiply = schema.OperatorT()
     multiply.opcodeIndex = operator_code(model, schema.BuiltinOperator.MUL)
-    multiply.inputs = [
-        operator.outputs[0],
-        add_tensor(
-            model,
-            subgraph,
-            name + b"/factors",
-            dtype=float32,
-            shape=[len(constant)],
-            values=constant,
-        ),
-    ]
+    is_one = bool((factors == factors[0]).all())
+    scale = constant(b"/factors", factors[:1] if is_one else factors)
+    multiply.inputs = [operator.outputs[0], scale]
     multiply.outputs = [result]
     multiply.builtinOptionsType = schema.BuiltinOptions.MulOptions
     multiply.builtinOptions = options

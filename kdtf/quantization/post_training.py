@@ -48,7 +48,7 @@ def quantize(
         method: "nearest"; "gptq" (rounds one input's weights after the
             other, and the rest make up for it); "awq" (scales inputs with
             large activations up, for finer steps there); "awq+gptq". All but
-            the first are for linear weights with float activations.
+            the first are for linear weights per channel or per group.
         select: As for `kdtf.quantize_aware`.
 
     Returns:

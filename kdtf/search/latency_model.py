@@ -369,19 +369,15 @@ def _held_out(
 
 def _rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
     """Returns Spearman's correlation, ties sharing their mean rank."""
-    ranks = np.array([_ranks(left), _ranks(right)])
+    # It comes with scikit-learn.
+    from scipy.stats import rankdata
+
+    ranks = np.array([rankdata(left), rankdata(right)])
     ranks -= ranks.mean(axis=1, keepdims=True)
     norms = np.sqrt(np.sum(ranks**2, axis=1))
     if not norms.all():
         return 0.0
     return float(ranks[0] @ ranks[1] / norms.prod())
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, places, counts = np.unique(
-        values, return_inverse=True, return_counts=True
-    )
-    return (np.cumsum(counts) - (counts + 1) / 2)[places]
 
 
 def _has_float_weights(execution: Execution) -> bool:

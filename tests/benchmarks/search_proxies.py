@@ -5,34 +5,31 @@
 
 Builds random cells of NAS-Bench-201 as untrained Keras models, with one cell
 a stage where the table's have five, and computes zero-cost proxies of each on
-one batch of 32 images of CIFAR-10. The bar is what is free: the parameters
-and the multiply-accumulates. In this space both rank alike: a 3x3 convolution
-costs nine times a 1x1 one in each stage. "live" counts those alone that are
-on a path from input to output; a converter drops the others.
+one batch of 32 images of CIFAR-10. The first line printed checks that the
+table is read as it was meant: its parameters are the cells', and the cells
+without a path are those that learned nothing.
+
+The bar is what is free: the parameters and the multiply-accumulates. Both
+rank alike here, as a 3x3 convolution costs nine times a 1x1 one in each
+stage. "live" counts only what is on a path from input to output; a converter
+drops the rest.
 
 The first table is Spearman's correlation with the test accuracy after 200
-epochs; the second is by how much it is above that of the parameters, on the
-same resamples. Both with the 95% interval of the bootstrap over the
-architectures. A proxy "beats" a count if the intervals of the first table do
-not overlap, or, the weaker claim, if that of the second is above zero.
+epochs; the next two are by how much it is above that of the parameters and of
+the live operations, on the same resamples. All with the 95% interval of the
+bootstrap over the architectures. A proxy is worth its code if its interval
+does not overlap that of the parameters in two of the three tasks.
 
-The third is the search of `search_tabular.py` by evolution over all 15,625
+The last are the searches of `search_tabular.py` by evolution over all 15,625
 cells, from other first 10 points: random ones, or the 10 that a proxy finds
 best in a sample, best first. The sample is 100 of the cells computed, drawn
 for each seed, or all if they are no more. From the 11th trial on evolution
 goes on as usual, and may leave the sample. "p" is Wilcoxon's signed-rank test
 against the random start, one-sided, "p free" against the start from the 10
 with the most live operations, two-sided. A proxy's own time is not counted.
-
-The table's operations are none, skip, 1x1 and 3x3 convolution and average
-pooling; its edges are 0-1, 0-2, 1-2, 0-3, 1-3 and 2-3. The first line printed
-checks that: parameters of our formula against the table's, and cells without
-a path against those that learned nothing. 150 rows of the table have one
-convolution more or less than their cell.
 """
 
 import argparse
-import dataclasses
 import pathlib
 import time
 
@@ -40,6 +37,12 @@ import keras
 import numpy as np
 import scipy.stats
 import tensorflow as tf
+from nas_bench import NONE
+from nas_bench import SIDE
+from nas_bench import Builder
+from nas_bench import count_macs
+from nas_bench import count_parameters
+from nas_bench import live_edges
 from search_tabular import TASKS
 from search_tabular import load
 from search_tabular import search
@@ -47,117 +50,11 @@ from search_tabular import standard_error
 
 from kdtf.search.evolution import Evolution
 
-NONE, SKIP, CONV1, CONV3, POOL = range(5)
-EDGES = (0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)
-PATHS = (3,), (0, 4), (1, 5), (0, 2, 5)
-CHANNELS = 16, 32, 64
-SIDE = 32
 BATCH = 32
-NUM_CLASSES = 10
 NUM_FIRST = 10
 SAMPLE = 100
+FREE = "parameters", "live MACs"
 SHOWN = 10, 25, 50, 100, 150
-
-
-@dataclasses.dataclass(frozen=True)
-class Builder:
-    """Builds a cell's network; `normalize=False` is without batch norm."""
-
-    cells: int
-    normalize: bool = True
-
-    def __call__(self, cell):
-        """Returns a model of the logits and of what each ReLU gave."""
-        relus: list = []
-        image = keras.Input((SIDE, SIDE, 3))
-        x = self._convolved(image, CHANNELS[0], 3)
-        for stage, channels in enumerate(CHANNELS):
-            if stage:
-                x = self._reduced(x, channels, relus)
-            for _ in range(self.cells):
-                x = self._cell(x, cell, relus)
-        x = _relu(self._normalized(x), relus)
-        x = keras.layers.GlobalAveragePooling2D()(x)
-        logits = keras.layers.Dense(NUM_CLASSES, name="logits")(x)
-        return keras.Model(image, [logits, *relus])
-
-    def _normalized(self, x):
-        return keras.layers.BatchNormalization()(x) if self.normalize else x
-
-    def _convolved(self, x, channels, side, strides=1):
-        x = keras.layers.Conv2D(
-            channels, side, strides, padding="same", use_bias=False
-        )(x)
-        return self._normalized(x)
-
-    def _reduced(self, x, channels, relus):
-        main = self._convolved(_relu(x, relus), channels, 3, strides=2)
-        main = self._convolved(_relu(main, relus), channels, 3)
-        short = keras.layers.AveragePooling2D(2)(x)
-        short = keras.layers.Conv2D(channels, 1, use_bias=False)(short)
-        return main + short
-
-    def _cell(self, x, cell, relus):
-        nodes = [x]
-        for node in range(1, 4):
-            incoming = [
-                self._edge(nodes[start], operation, relus)
-                for (start, end), operation in zip(EDGES, cell, strict=True)
-                if end == node
-            ]
-            nodes.append(sum(incoming[1:], start=incoming[0]))
-        return nodes[-1]
-
-    def _edge(self, x, operation, relus):
-        if operation == NONE:
-            return keras.ops.zeros_like(x)
-        if operation == SKIP:
-            return x
-        if operation == POOL:
-            return keras.layers.AveragePooling2D(3, 1, padding="same")(x)
-        side = 1 if operation == CONV1 else 3
-        return self._convolved(_relu(x, relus), x.shape[-1], side)
-
-
-def _relu(x, relus):
-    x = keras.layers.ReLU()(x)
-    relus.append(x)
-    return x
-
-
-def live_edges(cells):
-    """Returns whether each edge is on a path, shape `(cells, 6)`."""
-    connected = cells != NONE
-    live = np.zeros(cells.shape, bool)
-    for path in PATHS:
-        whole = connected[:, path].all(1)
-        live[:, path] |= whole[:, None]
-    return live
-
-
-def count_parameters(cells, num_cells):
-    """Returns the weights that are trained, for 10 classes."""
-    total = np.full(len(cells), 0)
-    for channels in CHANNELS:
-        for operation, side in (CONV1, 1), (CONV3, 3):
-            each = side**2 * channels**2 + 2 * channels
-            total += num_cells * each * (cells == operation).sum(1)
-    first, last = CHANNELS[0], CHANNELS[-1]
-    total += 27 * first + 2 * first + 2 * last + (last + 1) * NUM_CLASSES
-    for before, after in zip(CHANNELS, CHANNELS[1:], strict=False):
-        total += 10 * before * after + 9 * after**2 + 4 * after
-    return total
-
-
-def count_macs(operations, num_cells):
-    """Returns the cells' multiply-accumulates; the rest is a constant."""
-    return sum(
-        num_cells
-        * (SIDE >> stage) ** 2
-        * channels**2
-        * (9 * (operations == CONV3).sum(1) + (operations == CONV1).sum(1))
-        for stage, channels in enumerate(CHANNELS)
-    )
 
 
 def kernels(model):
@@ -171,7 +68,7 @@ def kernels(model):
 def synflow(model):
     """Sums |weight times gradient| of all signs made positive.
 
-    Tanaka et al. 2020, https://arxiv.org/abs/2006.05467 (equation 2)
+    Tanaka et al. 2020, https://arxiv.org/abs/2006.05467
     """
     weights = kernels(model)
     signed = [kernel.numpy() for kernel in weights]
@@ -195,7 +92,7 @@ def synflow(model):
 def grad_norm(model, x, y):
     """Sums the norms of the loss's gradients, by kernel.
 
-    Abdelfattah et al. 2021, https://arxiv.org/abs/2101.08134 (section 3.2)
+    Abdelfattah et al. 2021, https://arxiv.org/abs/2101.08134
     """
     with tf.GradientTape() as tape:
         logits = model(x, training=True)[0]
@@ -210,7 +107,7 @@ def grad_norm(model, x, y):
 def naswot(model, x):
     """Returns log |det K|, K how many ReLUs two images have in common.
 
-    Mellor et al. 2021, https://arxiv.org/abs/2006.04647 (equation 2)
+    Mellor et al. 2021, https://arxiv.org/abs/2006.04647
     """
     kernel = np.zeros((len(x), len(x)))
     for outputs in model(x, training=True)[1:]:
@@ -230,9 +127,10 @@ def jacob_cov(model, x):
     with tf.GradientTape() as tape:
         tape.watch(x)
         total = tf.reduce_sum(model(x, training=True)[0])
-    jacobian = tape.gradient(total, x).numpy().reshape(len(x), -1)
-    if not jacobian.std(1).all():
+    gradient = tape.gradient(total, x)
+    if gradient is None:  # No path from the input to the output.
         return -np.inf
+    jacobian = gradient.numpy().reshape(len(x), -1)
     values = np.linalg.eigvalsh(np.corrcoef(jacobian)) + 1e-5
     # Rounding alone makes one of a singular matrix negative.
     values = np.maximum(values, 1e-5)
@@ -310,14 +208,18 @@ def print_correlations(scores, seconds, accuracies, rng):
         cells = "".join(_interval(*found[name][task]) for task in TASKS)
         spent = f"{1000 * seconds[name]:8.0f}" if name in seconds else ""
         print(f"{name:15}{cells}{spent:>8}")
-    print(f"\nabove parameters{titles[1:]}")
-    free = found.pop("parameters")
-    for name in found:
-        cells = "".join(
-            _interval(*(a - b for a, b in zip(found[name][task], free[task])))
-            for task in TASKS
-        )
-        print(f"{name:15}{cells}")
+    for free in FREE:
+        print(f"\n{'above ' + free:16}{titles[1:]}")
+        for name in scores:
+            if name == free:
+                continue
+            cells = "".join(
+                _interval(
+                    *map(np.subtract, found[name][task], found[free][task])
+                )
+                for task in TASKS
+            )
+            print(f"{name:15}{cells}")
 
 
 def _interval(value, resampled):
@@ -367,6 +269,7 @@ def print_searches(scores, cells, tables, arguments):
         found = {
             name: searched(values, cells, tables[task], arguments)
             for name, values in {"random": None, **scores}.items()
+            if name != "MACs"
         }
         for name, regrets in found.items():
             last = regrets[:, shown[-1] - 1]

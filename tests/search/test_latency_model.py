@@ -195,8 +195,11 @@ def test_equal_latencies_have_no_order(read_once, paths):
 
 
 def test_ranks_of_ties_are_shared():
-    ranks = latency_model._ranks(np.array([3.0, 1.0, 3.0, 2.0]))
-    assert ranks.tolist() == [2.5, 0.0, 2.5, 1.0]
+    found = latency_model._rank_correlation(
+        np.array([3.0, 1.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0])
+    )
+    # Ranks 3.5, 1, 3.5, 2 and 1, 2, 3, 4, less their means of 2.5.
+    assert found == pytest.approx(-1.0 / np.sqrt(4.5 * 5.0))
 
 
 def test_says_how_well_it_predicts():
