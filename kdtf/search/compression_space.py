@@ -289,13 +289,12 @@ def _copy(model: Any) -> Any:
         path = os.path.join(folder, "model.keras")
         try:
             model.save(path, include_optimizer=False)
-            # What is loaded is what was just written.
-            return keras.saving.load_model(path, compile=False, safe_mode=False)
+            return keras.saving.load_model(path, compile=False)
         except Exception as error:
             raise ValueError(
                 "`model` must be one that Keras saves and loads, to be "
                 f"copied. Received: model={model.name!r} of type "
-                f"{type(model).__name__}. Decorate classes of your own with "
-                "`@keras.saving.register_keras_serializable()`, and give them "
-                "`get_config`."
+                f"{type(model).__name__}: {error} Decorate classes of your own "
+                "with `@keras.saving.register_keras_serializable()`, and give "
+                "them `get_config`."
             ) from error

@@ -275,8 +275,12 @@ class Loop:
 
     def _check_feasible(self, trials: list[Trial]) -> None:
         last = trials[-_MAX_INFEASIBLE:]
-        if len(last) < _MAX_INFEASIBLE or any(
-            trial.status != "infeasible" for trial in last
+        result = self.result()
+        if len(last) < _MAX_INFEASIBLE or not all(
+            # The limits may be others than when it was measured.
+            trial.status == "infeasible"
+            and (result.over(trial) or not self._limits)
+            for trial in last
         ):
             return
         least = {

@@ -78,7 +78,8 @@ def search(
         trials: How many the study shall have in the end. Infeasible ones do
             not count.
         limits: The highest cost by name. They pull the search (MnasNet's
-            reward), and `best` is within them.
+            reward), and `best` is within them. A study may go on with others;
+            but what was infeasible is not tried again.
         direction: "max", or "min" for a quality that is a loss.
         study: A file, or the URL of an Optuna storage. Defaults to none: the
             trials live as long as the result.

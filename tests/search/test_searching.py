@@ -244,6 +244,23 @@ def test_a_budget_that_nothing_meets_is_an_error():
         run(objective, limits={"cost": 2}, trials=60)
 
 
+def test_a_study_that_met_no_budget_goes_on_under_a_larger_one(tmp_path):
+    limit = 2
+
+    def objective(chosen):
+        cost = 10 + chosen["a"]
+        if cost > limit:
+            raise Infeasible({"cost": cost})
+        return {"score": 1.0, "cost": cost}
+
+    study = tmp_path / "study.log"
+    with pytest.raises(ValueError, match="50 models"):
+        run(objective, limits={"cost": limit}, trials=60, study=study)
+    limit = 20
+    result = run(objective, limits={"cost": limit}, trials=5, study=study)
+    assert len(result.complete) == 5
+
+
 def test_none_within_the_limits_is_an_error_of_best_only():
     result = run(two, limits={"cost": 0.5})
     assert result.best_or_none is None
