@@ -106,6 +106,7 @@ def test_recurrent_layers_count_every_step(tmp_path):
     assert macs_of_file(path) == expected == 980
 
 
+@pytest.mark.slow
 def test_fused_lstm_counts_every_step(tmp_path):
     path = tmp_path / "lstm.tflite"
     model = tf_keras.Sequential(

@@ -183,6 +183,7 @@ def test_model_at_its_limit_is_trained_as_if_there_were_none(train, data):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_untrained_model_is_as_large_as_the_trained_one(train, data):
     """Biases of zeros are left out of files; those to come must count."""
     objective = DeviceObjective(train, data, hard=True)
@@ -202,6 +203,7 @@ def test_hard_needs_a_model_that_can_be_exported_untrained(data):
         objective(model, trial_of(bytes=10**6))
 
 
+@pytest.mark.slow
 def test_takes_models_of_the_other_flavour(tmp_path, data):
     parts = [tf_keras.Input((8, 8, 1)), tf_keras.layers.Flatten()]
     model = tf_keras.Sequential([*parts, tf_keras.layers.Dense(3)])

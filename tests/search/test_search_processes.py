@@ -128,6 +128,7 @@ def check_all_complete(trials, num_trials):
     assert len(models) == num_trials
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study(begin, tmp_path):
     study = tmp_path / "study.log"
     one = begin(study, "one", trials=40)
