@@ -16,6 +16,7 @@ from kdtf.search.optuna_strategies import Tpe
 from kdtf.search.reinforcement import Reinforcement
 from kdtf.search.result import SearchResult
 from kdtf.search.searching import search
+from kdtf.search.shortlists import shortlist
 from kdtf.search.space import Choice
 from kdtf.search.space import Space
 from kdtf.search.spaces import Preset
@@ -52,6 +53,7 @@ __all__ = [
     "decoders",
     "encoders",
     "search",
+    "shortlist",
 ]
 
 

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -53,6 +54,7 @@ class Loop:
         limits: The highest cost by name.
         minimize: Whether the quality is a loss.
         pruner: Optuna's, which stops trials early; None for never.
+        first: Points to try before the strategy is asked.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Loop:
         limits: dict[str, float],
         minimize: bool,
         pruner: Any,
+        first: Sequence[Point],
     ) -> None:
         self._build = build
         self._objective = objective
@@ -74,6 +77,7 @@ class Loop:
         self._limits = limits
         self._minimize = minimize
         self._pruner = pruner
+        self._first = first
         self._failures: list[str] = []
 
     def __call__(self, num_trials: int, progress: Progress) -> None:
@@ -136,6 +140,9 @@ class Loop:
                 space.refusal(point) is None
             )
 
+        for point in self._first:
+            if is_new(point):
+                return point
         for attempt in range(_NUM_PROPOSALS):
             proposed = self._strategy.propose(
                 space, history, rng=rng(attempt), attempt=attempt

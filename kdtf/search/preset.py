@@ -40,15 +40,7 @@ class Preset:
 
     def __post_init__(self) -> None:
         """Checks the default."""
-        point = self.space.encode(self.default)
-        refusal = self.space.refusal(point)
-        if refusal is None and self.space.decode(point) != self.default:
-            refusal = f"in force are {sorted(self.space.decode(point))}"
-        if refusal is not None:
-            raise ValueError(
-                "`default` must be a valid point of `space`. Received: "
-                f"default={self.default!r}: {refusal}."
-            )
+        self.space.checked(self.default)
 
 
 def middle(space: Space) -> Chosen:

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from kdtf.search.evolution import Evolution
@@ -42,6 +43,7 @@ def search(
     trials: int = 20,
     limits: Mapping[str, float] | None = None,
     direction: str = "max",
+    first: Sequence[Mapping[str, Any]] = (),
     study: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     early_stopping: str | None = None,
@@ -81,6 +83,8 @@ def search(
             reward), and `best` is within them. A study may go on with others;
             but what was infeasible is not tried again.
         direction: "max", or "min" for a quality that is a loss.
+        first: Choices to try before the strategy is asked, such as a hand-made
+            model's, or a `shortlist`.
         study: A file, or the URL of an Optuna storage. Defaults to none: the
             trials live as long as the result.
         seed: Of proposals and, by trial, of Keras's global seed. Defaults to
@@ -129,16 +133,18 @@ def search(
             "`direction` must be 'max' or 'min'. Received: "
             f"direction={direction!r}."
         )
+    store = Store(
+        study, as_space(space), seed=seed, minimize=direction == "min"
+    )
     run = Loop(
         build=build,
         objective=objective,
         strategy=_strategy(strategy),
-        store=Store(
-            study, as_space(space), seed=seed, minimize=direction == "min"
-        ),
+        store=store,
         limits=_limits(limits),
         minimize=direction == "min",
         pruner=_pruner(early_stopping),
+        first=[store.space.checked(chosen) for chosen in first],
     )
     progress = Progress(
         trials, verbose=verbose, best=lambda: run.result().best_or_none

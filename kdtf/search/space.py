@@ -216,6 +216,24 @@ class Space:
             point.append(found)
         return tuple(point)
 
+    def checked(self, chosen: Mapping[str, Any]) -> Point:
+        """Returns the point of what was chosen, if it is valid.
+
+        Raises:
+            ValueError: It is not, or lacks a choice that is in force.
+        """
+        point = self.encode(chosen)
+        in_force = set(self.decode(point))
+        refusal = self.refusal(point)
+        if set(chosen) != in_force:
+            refusal = f"in force are {sorted(in_force)}"
+        if refusal is not None:
+            raise ValueError(
+                "Choices must be a valid point of the space. Received: "
+                f"{dict(chosen)!r}: {refusal}."
+            )
+        return point
+
     def key(self, point: Point) -> tuple[int | None, ...]:
         """Returns what two points share if they are the same model."""
         chosen = self.decode(point)

@@ -12,6 +12,7 @@ from kdtf.search import Evolution
 from kdtf.search import Infeasible
 from kdtf.search import Space
 from kdtf.search import search
+from kdtf.search import shortlist
 from kdtf.search.rewards import reward_of
 from kdtf.search.searching import STRATEGIES
 from kdtf.search.trial import StopTrial
@@ -307,6 +308,61 @@ def test_what_is_no_point_is_refused(point):
 
     with pytest.raises(ValueError, match=r"below \(6, 5, 2\). Received: "):
         run(strategy=Broken())
+
+
+def test_first_comes_first_and_once(tmp_path):
+    first = [{"a": 2, "b": 1, "c": "y"}, {"a": 0, "b": 4, "c": "x"}]
+    study = tmp_path / "study.log"
+    result = run(first=[first[0], *first], trials=3, study=study)
+    assert [t.choices for t in result.trials[:2]] == first
+    again = run(first=first, trials=6, study=study)
+    assert len({tuple(t.choices.items()) for t in again.trials}) == 6
+
+
+@pytest.mark.parametrize(
+    "chosen, message",
+    [
+        ({"a": 2, "b": 1}, r"in force are \['a', 'b', 'c'\]"),
+        ({"a": 9, "b": 1, "c": "x"}, "'a' must be one of .* Received: 9"),
+        ({"a": 1, "b": 1, "c": "x", "d": 0}, r"Received: \['d'\]"),
+        ({"a": 3, "b": 1, "c": "x"}, "'c': 'x'}: odd"),
+    ],
+)
+def test_first_must_be_points(chosen, message):
+    space = Space(SPACE, valid=lambda c: "odd" if c["a"] == 3 else True)
+    with pytest.raises(ValueError, match=message):
+        run(space=space, first=[chosen])
+
+
+def test_a_shortlist_is_the_best_by_the_proxy():
+    space = Space(SPACE, valid=lambda chosen: chosen["a"] != 5)
+    found = shortlist(same, space, score, size=3, samples=50)
+    assert found == [
+        {"a": 4, "b": 4, "c": "y"},
+        {"a": 4, "b": 4, "c": "x"},
+        {"a": 3, "b": 4, "c": "y"},
+    ]
+    # None and nan are no recommendations; fewer are left than asked for.
+    few = shortlist(
+        same,
+        space,
+        lambda c: {0: None, 1: np.nan}.get(
+            c["a"], 1.0 if c["a"] == 2 else None
+        ),
+        size=50,
+        samples=50,
+    )
+    assert {chosen["a"] for chosen in few} == {2}
+    assert len(few) == 10
+    one = shortlist(same, space, score, size=3, samples=3, seed=1)
+    assert one != shortlist(same, space, score, size=3, samples=3, seed=2)
+
+
+def test_a_shortlist_needs_a_valid_point_and_numbers():
+    with pytest.raises(ValueError, match="must have a valid point. Received"):
+        shortlist(same, Space(SPACE, valid=lambda chosen: False), score)
+    with pytest.raises(ValueError, match="size=0"):
+        shortlist(same, SPACE, score, size=0)
 
 
 def test_a_strategy_with_settings_of_its_own():
