@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -115,14 +116,30 @@ def build_teacher() -> Any:
 
 def build_student() -> Any:
     """Gives a CNN of about 3,000 parameters with microcontroller operators."""
+    return build_separable(stem=16, widths=(32, 32), halved=1, kernel=3)
+
+
+def build_separable(
+    *, stem: int, widths: Sequence[int], halved: int, kernel: int
+) -> Any:
+    """Gives a CNN of separable convolutions for 8x8 digits.
+
+    Args:
+        stem: Channels of the first convolution.
+        widths: Channels of each separable one after it.
+        halved: Which of these halves the map, from 1 on.
+        kernel: Size of their depthwise filters.
+    """
     layers = keras.layers
-    blocks = [
-        layers.Conv2D(16, 3, padding="same", use_bias=False),
-        layers.DepthwiseConv2D(3, strides=2, padding="same", use_bias=False),
-        layers.Conv2D(32, 1, use_bias=False),
-        layers.DepthwiseConv2D(3, padding="same", use_bias=False),
-        layers.Conv2D(32, 1, use_bias=False),
-    ]
+    blocks = [layers.Conv2D(stem, 3, padding="same", use_bias=False)]
+    for number, width in enumerate(widths, start=1):
+        depthwise = layers.DepthwiseConv2D(
+            kernel,
+            strides=2 if number == halved else 1,
+            padding="same",
+            use_bias=False,
+        )
+        blocks += [depthwise, layers.Conv2D(width, 1, use_bias=False)]
     model = keras.Sequential([keras.Input((8, 8, 1), name="image")])
     for convolution in blocks:
         model.add(convolution)

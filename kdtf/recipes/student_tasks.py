@@ -13,9 +13,9 @@ from kdtf.evaluation import compare
 from kdtf.recipes import demo_image
 from kdtf.recipes import demo_text
 from kdtf.recipes.workspace import Workspace
+from kdtf.search import Choice
 from kdtf.search import Preset
 from kdtf.search import Space
-from kdtf.search import cnns
 from kdtf.search import decoders
 from kdtf.search import encoders
 
@@ -177,7 +177,7 @@ def _cnn_task(*, seed: int, quick: bool) -> StudentTask:
         test,
         title="a CNN on handwritten digits",
         teacher=demo_image.build_teacher,
-        preset=_small_cnns(images.shape[1:]),
+        preset=_separable_cnns(),
         by_hand=demo_image.build_student,
         fit=demo_image.fit_image,
         export={"target": "iot"},
@@ -185,26 +185,40 @@ def _cnn_task(*, seed: int, quick: bool) -> StudentTask:
     )
 
 
-def _small_cnns(input_shape: tuple[int, int, int]) -> Preset:
-    """Gives networks of a few kB, whose stages do not get narrower."""
-    preset = cnns(
-        input_shape=input_shape,
-        num_classes=_NUM_CLASSES,
-        width=(6, 8, 12, 16, 24),
-        depth=(1,),
-        kernel=(3,),
-        expansion=(1, 2),
+def _separable_cnns() -> Preset:
+    """Gives networks of a few kB, the demo's among them.
+
+    They are smaller than what `kdtf.search.cnns` is for: no expansion, and a
+    ReLU behind each convolution.
+    """
+
+    def widths(chosen: dict[str, Any]) -> list[int]:
+        blocks = range(1, chosen["blocks"] + 1)
+        return [chosen[f"width{block}"] for block in blocks]
+
+    def build(chosen: dict[str, Any]) -> Any:
+        return demo_image.build_separable(
+            stem=chosen["stem"],
+            widths=widths(chosen),
+            halved=chosen["halved"],
+            kernel=chosen["kernel"],
+        )
+
+    options = (12, 16, 24, 32, 40)
+    space = Space(
+        {
+            "blocks": [2, 3],
+            "stem": [8, 12, 16, 20, 24],
+            "width1": options,
+            "width2": options,
+            "width3": Choice(options, when=lambda chosen: chosen["blocks"] > 2),
+            "halved": [1, 2],
+            "kernel": [3, 5],
+        },
+        valid=lambda chosen: widths(chosen) == sorted(widths(chosen)),
     )
-
-    def widens(chosen: dict[str, Any]) -> bool:
-        widths = [
-            chosen[f"stage{stage}_width"]
-            for stage in range(1, chosen["stages"] + 1)
-        ]
-        return widths == sorted(widths)
-
-    space = Space(preset.space.choices, valid=widens)
-    return dataclasses.replace(preset, space=space)
+    by_hand = {"blocks": 2, "stem": 16, "width1": 32, "width2": 32}
+    return Preset(space, build, by_hand | {"halved": 1, "kernel": 3})
 
 
 def _encoder_task(*, seed: int, quick: bool) -> StudentTask:

@@ -1,17 +1,16 @@
 """A real search: is the student that was found better than the demo's?
 
-For the task behind `kdtf search --space SPACE`: every student of the space
-within the bytes and operations of the one that `kdtf demo` has by hand is
-distilled for a quarter of the steps, exported, verified and measured. On this
-table the strategies search again and again. What evolution finds is then
+For the task behind `kdtf search --space SPACE`, each strategy searches with
+several seeds, a quarter of the training a trial, within the bytes and
+operations of the student that `kdtf demo` has by hand. What each found is then
 distilled with all steps from several seeds, as is the hand-made student, and
 judged on test data that no search has seen. Sizes are the files'; latencies
 are LiteRT's, all files in turn in one run.
 
     python tests/benchmarks/search_demo.py --space cnn --out DIR
 
-The table stays in --out: killed and started again it goes on, and several
-processes with one --out share the work.
+Everything stays in --out: killed and started again it goes on, and several
+processes with one --out share the trials.
 """
 
 import argparse
@@ -30,75 +29,21 @@ from kdtf.recipes.student_search import distilled_file
 from kdtf.recipes.student_search import objective_of
 from kdtf.recipes.student_tasks import TASKS
 from kdtf.recipes.workspace import Workspace
-from kdtf.search import Infeasible
 
 
-def table_of(task, teacher, limits, path):
-    """Measures all of the space, and returns what each point gave."""
-    result = kdtf.search(
+def searched(task, teacher, limits, arguments, strategy, seed):
+    return kdtf.search(
         task.preset.build,
         task.preset.space,
         objective_of(task, teacher),
-        strategy="random",
-        trials=task.preset.space.size,
+        strategy=strategy,
+        trials=arguments.trials,
         limits=limits,
         direction=task.direction,
-        study=path,
-        seed=0,
+        study=arguments.out / f"{strategy}-{seed}.log",
+        seed=seed,
         verbose=0,
     )
-    return {tuple(trial.choices.items()): trial for trial in result.trials}
-
-
-def replayed(task, table, limits, **options):
-    """Searches the table."""
-
-    def objective(chosen):
-        trial = table[tuple(chosen.items())]
-        if trial.status == "infeasible":
-            raise Infeasible(trial.values)
-        return trial.values
-
-    return kdtf.search(
-        lambda chosen: chosen,
-        task.preset.space,
-        objective,
-        limits=limits,
-        direction=task.direction,
-        verbose=0,
-        **options,
-    )
-
-
-def compare_strategies(task, table, limits, arguments):
-    """Prints the mean of what each strategy finds, by the number of trials."""
-    metric = task.metric().name
-    complete = [t for t in table.values() if t.status == "complete"]
-    values = [t.values[metric] for t in complete]
-    best = min(values) if task.direction == "min" else max(values)
-    print(
-        f"{len(table)} students, {len(complete)} within the limits; {metric} "
-        f"after a short training: median {np.median(values):.4f}, best "
-        f"{best:.4f}\n\nmean of the best found, {arguments.replays} searches\n"
-        f"{'trials':14}" + "".join(f"{count:>18}" for count in arguments.trials)
-    )
-    for strategy in arguments.strategies:
-        cells = ""
-        for count in arguments.trials:
-            found = [
-                replayed(
-                    task,
-                    table,
-                    limits,
-                    strategy=strategy,
-                    trials=count,
-                    seed=seed,
-                ).best.values[metric]
-                for seed in range(arguments.replays)
-            ]
-            error = np.std(found) / np.sqrt(len(found))
-            cells += f"{np.mean(found):>10.4f} ±{error:.4f}"
-        print(f"{strategy:14}{cells}", flush=True)
 
 
 def judge(files, task):
@@ -108,15 +53,15 @@ def judge(files, task):
         {f"{name} {seed}": path for (name, seed), path in files.items()},
         task.test,
         metrics=[task.metric()],
-        latency_runs=200,
+        latency_runs=500,
     )
-    print(f"\n{'all steps':14}{metric:>12}{'':24}{'kB':>8}{'ms':>10}")
+    print(f"\n{'all steps':20}{metric:>12}{'':24}{'kB':>8}{'ms':>10}")
     for name in dict.fromkeys(name for name, _ in files):
         own = [rows[f"{name} {seed}"] for kind, seed in files if kind == name]
         quality = [row.metrics[metric] for row in own]
         spread = ", ".join(f"{value:.4f}" for value in quality)
         print(
-            f"{name:14}{np.mean(quality):12.4f}  {spread:22}"
+            f"{name:20}{np.mean(quality):12.4f}  {spread:22}"
             f"{own[0].size_bytes / 1000:8.1f}"
             f"{np.median([row.latency_ms_p50 for row in own]):10.4f}"
         )
@@ -126,13 +71,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="cnn", choices=list(TASKS))
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--trials", type=int, nargs="+", default=[12, 24, 48])
-    parser.add_argument("--replays", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--search-seeds", type=int, nargs="+", default=[1, 2, 3]
+    )
     parser.add_argument(
         "--strategies",
         nargs="+",
-        default=["random", "evolution", "reinforcement", "tpe"],
+        default=["random", "evolution", "reinforcement"],
     )
     arguments = parser.parse_args()
     # Bars would bury the results.
@@ -157,20 +104,20 @@ def main():
 
     files = distilled("by hand", None)
     limits = costs_of(files["by hand", 1])
-    print(f"{task.title}; limits {limits}", flush=True)
-    table = table_of(task, teacher, limits, arguments.out / "table.log")
-    compare_strategies(task, table, limits, arguments)
-    for seed in seeds:
-        best = replayed(
-            task,
-            table,
-            limits,
-            strategy="evolution",
-            trials=arguments.trials[0],
-            seed=seed,
-        ).best
-        print(f"evolution, seed {seed}: {best.choices}")
-        files |= distilled(f"search {seed}", best.choices)
+    metric = task.metric().name
+    print(
+        f"{task.title}; {arguments.trials} trials within {limits}\n\n"
+        f"{'a quarter of the steps':24}{metric:>10}"
+    )
+    for strategy in arguments.strategies:
+        for seed in arguments.search_seeds:
+            best = searched(
+                task, teacher, limits, arguments, strategy, seed
+            ).best
+            name = f"{strategy} {seed}"
+            chosen = ", ".join(f"{k}={v}" for k, v in best.choices.items())
+            print(f"{name:24}{best.values[metric]:10.4f}  {chosen}", flush=True)
+            files |= distilled(name, best.choices)
     judge(files, task)
 
 
