@@ -100,6 +100,7 @@ def run_search(
             trials=trials,
             limits=limits,
             direction=task.direction,
+            first=[task.preset.default],
             study=workspace.folder / "study.log",
             seed=seed,
             verbose=0 if is_helper else 1,
