@@ -41,8 +41,8 @@ def run_search(
 ) -> SearchResult:
     """Searches a student for a teacher and a budget, trains and ships it.
 
-    Each trial distils a student for a quarter of the steps, exports and
-    verifies it, and measures quality, bytes, multiply-accumulates and the
+    Each trial distils a student for a part of the steps, exports and verifies
+    it, and measures quality, bytes, multiply-accumulates and the
     latency on LiteRT. What is over the budget in bytes or operations is not
     trained at all. The best student and a hand-made one are then distilled
     with all steps and compared on data that the search has not seen.
