@@ -3,9 +3,10 @@
 For the task behind `kdtf search --space SPACE`, each strategy searches with
 several seeds, half the training a trial (a quarter for decoders), within the
 bytes and operations of the student that `kdtf demo` has by hand, which is the
-first one tried. What each found is then distilled with all steps from several seeds, as is the hand-made student, and
-judged on test data that no search has seen. Sizes are the files'; latencies
-are LiteRT's, all files in turn in one run.
+first one tried. What each found is then distilled with all steps from several
+seeds, as is the hand-made student, and judged on test data that no search has
+seen. Sizes are the files'; latencies are LiteRT's, all files in turn in one
+run.
 
     python tests/benchmarks/search_demo.py --space cnn --out DIR
 
