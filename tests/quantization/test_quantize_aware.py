@@ -644,7 +644,7 @@ def test_a_rule_of_none_leaves_a_kernel_in_float():
     state = state_of(model)
     assert [k.kernel.path for k in state.kernels()] == ["hidden/kernel"]
     reasons = {c.path: why for c, why in state.skipped}
-    assert "no rule" in reasons["head/kernel"]
+    assert "leaves it in float" in reasons["head/kernel"]
 
 
 def test_select_chooses_kernels(data):
