@@ -17,7 +17,13 @@ def run(*arguments):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("options", [[], ["--prune"]], ids=["plain", "pruned"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="plain"),
+        pytest.param(["--prune"], id="pruned", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_and_resumed_training_gives_the_same_weights(options, tmp_path):
     straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
     code, errors = run(tmp_path / "backup_a", straight, *options)

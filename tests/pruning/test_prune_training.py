@@ -66,6 +66,7 @@ def test_keras_nlp_students_reach_the_sparsity_in_a_distiller(make, rng):
         np.testing.assert_array_equal(np.asarray(kernel.variable) != 0, mask)
 
 
+@pytest.mark.slow
 def test_a_distiller_compiled_before_pruning_sees_the_masks(rng):
     x, y = make_data(classifier, rng)
     student = classifier(16)
@@ -136,6 +137,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_reach_the_weights_and_masks_of_one(printed_by):
     # A process of its own: logical devices are fixed once TensorFlow started.
     assert printed_by(CODE).endswith("same")

@@ -10,6 +10,7 @@ from kdtf.recipes import demo_text
 from kdtf.recipes import run_demo
 
 
+@pytest.mark.slow
 def test_image_demo_leaves_verified_files_and_reuses_them(tmp_path, capsys):
     comparison = run_demo(task="image", out=tmp_path, quick=True)
     folder = tmp_path / "image"

@@ -100,6 +100,7 @@ def test_costs_are_those_of_the_trained_model_s_own_export(
     assert fixed_times == [(50, None)]
 
 
+@pytest.mark.slow
 def test_export_options_and_samples_reach_the_file(tmp_path, data, fixed_times):
     model = small()
     objective = DeviceObjective(
@@ -165,6 +166,7 @@ def test_hard_limit_saves_the_training(fixed_times):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_model_at_its_limit_is_trained_as_if_there_were_none(train, data):
     def run(**options):
         keras.utils.set_random_seed(4)
