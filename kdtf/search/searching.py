@@ -149,9 +149,12 @@ def search(
     progress = Progress(
         trials, verbose=verbose, best=lambda: run.result().best_or_none
     )
-    with quiet_retracing():
-        run(trials, progress)
-    return run.result()
+    try:
+        with quiet_retracing():
+            run(trials, progress)
+        return run.result()
+    finally:
+        store.close()
 
 
 def _strategy(strategy: Any) -> Strategy:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdtf.search.quiet_logs import import_optuna
 
-__all__ = ["open_storage", "readable"]
+__all__ = ["close_storage", "open_storage", "readable"]
 
 # Each line that Optuna writes begins so.
 _LINE = b'{"op_code":'
@@ -42,6 +42,18 @@ def open_storage(location: Any) -> Any:
     if "://" in text:
         return optuna.storages.RDBStorage(text)
     return _journal(pathlib.Path(text))
+
+
+def close_storage(storage: Any) -> None:
+    """Closes the connections of what `open_storage` gave.
+
+    Args:
+        storage: An Optuna storage, or None.
+    """
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        storage.remove_session()
+        engine.dispose()
 
 
 @contextlib.contextmanager
