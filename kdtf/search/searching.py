@@ -149,12 +149,9 @@ def search(
     progress = Progress(
         trials, verbose=verbose, best=lambda: run.result().best_or_none
     )
-    try:
-        with quiet_retracing():
-            run(trials, progress)
-        return run.result()
-    finally:
-        store.close()
+    with quiet_retracing():
+        run(trials, progress)
+    return run.result()
 
 
 def _strategy(strategy: Any) -> Strategy:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdtf.search.quiet_logs import import_optuna
 
-__all__ = ["close_storage", "open_storage", "readable"]
+__all__ = ["open_storage", "readable"]
 
 # Each line that Optuna writes begins so.
 _LINE = b'{"op_code":'
@@ -40,20 +40,15 @@ def open_storage(location: Any) -> Any:
         storage.wait_server_ready(timeout=60)
         return storage
     if "://" in text:
-        return optuna.storages.RDBStorage(text)
+        # Optuna brings it.
+        import sqlalchemy.pool
+
+        # No connection is kept: trials take longer than to connect, and an open
+        # one would be left when a study is refused or the search is over.
+        return optuna.storages.RDBStorage(
+            text, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool}
+        )
     return _journal(pathlib.Path(text))
-
-
-def close_storage(storage: Any) -> None:
-    """Closes the connections of what `open_storage` gave.
-
-    Args:
-        storage: An Optuna storage, or None.
-    """
-    engine = getattr(storage, "engine", None)
-    if engine is not None:
-        storage.remove_session()
-        engine.dispose()
 
 
 @contextlib.contextmanager

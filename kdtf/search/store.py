@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from kdtf.search.quiet_logs import import_optuna
 from kdtf.search.quiet_logs import quiet_optuna
 from kdtf.search.space import Point
 from kdtf.search.space import Space
-from kdtf.search.storage import close_storage
 from kdtf.search.storage import open_storage
 from kdtf.search.storage import readable
 from kdtf.search.trial import Trial
@@ -166,12 +164,9 @@ class Store:
 
         self.space = space
         with quiet_optuna(), readable(location):
-            storage = open_storage(location)
-            # A database's connections would stay open until some later time.
-            self.close = weakref.finalize(self, close_storage, storage)
             self.study = optuna.create_study(
                 study_name=_NAME,
-                storage=storage,
+                storage=open_storage(location),
                 direction="maximize",
                 load_if_exists=True,
             )

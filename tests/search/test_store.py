@@ -1,5 +1,6 @@
 """Where trials are kept: claims, lost processes, damaged files."""
 
+import contextlib
 import math
 import os
 import random
@@ -518,7 +519,7 @@ def test_a_relative_path_holds_if_the_folder_is_changed(tmp_path, monkeypatch):
 
 def bytes_of_a_database(tmp_path):
     path = tmp_path / "own.db"
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("create table mine (x)")
     connection.close()
     return path.read_bytes()
