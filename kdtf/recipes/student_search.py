@@ -60,7 +60,8 @@ def run_search(
         out: Folder for the results.
         seed: Seeds everything.
         quick: A few steps only, to see it work.
-        is_helper: Only run trials of a search that another process leads.
+        is_helper: Only run trials of a search that another process leads,
+            within the `budget` that it gives.
 
     Returns:
         What was found.
@@ -83,16 +84,9 @@ def run_search(
     workspace = Workspace(pathlib.Path(out) / space, console=console)
     task = TASKS[space](seed=seed, quick=quick)
     teacher = task.trained_teacher(workspace)
-    by_hand = distilled_file(workspace, task, teacher, None, name="by-hand")
-    limits = dict(budget) if budget else costs_of(by_hand)
-    helpers = [
-        _start_helper(space, limits, strategy, trials, out, seed, quick)
-        for _ in range(0 if is_helper else workers - 1)
-    ]
-    shown = ", ".join(f"{name} {limit:,.6g}" for name, limit in limits.items())
-    console.rule(f"Search by {strategy}: at most {shown}", align="left")
-    try:
-        result = search(
+
+    def searched(limits: Mapping[str, float]) -> SearchResult:
+        return search(
             task.preset.build,
             task.preset.space,
             objective_of(task, teacher),
@@ -105,34 +99,56 @@ def run_search(
             seed=seed,
             verbose=0 if is_helper else 1,
         )
+
+    # Who leads has made all else, and gives the limits.
+    if is_helper:
+        return searched(budget or {})
+    by_hand = distilled_file(workspace, task, teacher, None, name="by-hand")
+    limits = dict(budget) if budget else costs_of(by_hand)
+    helpers = [
+        _start_helper(space, limits, strategy, trials, out, seed, quick)
+        for _ in range(workers - 1)
+    ]
+    shown = ", ".join(f"{name} {limit:,.6g}" for name, limit in limits.items())
+    console.rule(f"Search by {strategy}: at most {shown}", align="left")
+    try:
+        result = searched(limits)
     finally:
         for helper in helpers:
             helper.wait()
-    if is_helper:
-        return result
     console.print(str(result), markup=False, highlight=False, soft_wrap=True)
-    found = distilled_file(
-        workspace, task, teacher, result.best.choices, name="found"
-    )
-    console.rule("Comparison on data not seen before", align="left")
+    title = f"kdtf search: {space}, seed {seed}"
+    pages = _report(workspace, task, teacher, by_hand, result, title)
+    seconds = time.monotonic() - start
+    console.print(f"Reports: {pages}  ({seconds:.0f} s)", highlight=False)
+    return result
+
+
+def _report(
+    workspace: Workspace,
+    task: StudentTask,
+    teacher: Any,
+    by_hand: pathlib.Path,
+    result: SearchResult,
+    title: str,
+) -> str:
+    """Trains what was found, compares, and names the pages it wrote."""
+    chosen = result.best.choices
+    found = distilled_file(workspace, task, teacher, chosen, name="found")
+    workspace.console.rule("Comparison on data not seen before", align="left")
     comparison = compare(
         {"teacher": teacher, "by hand": by_hand, "found": found},
         task.test,
         metrics=[task.metric()],
     )
     comparison.print()
-    title = f"kdtf search: {space}, seed {seed}"
     page = result.to_html(workspace.folder / "search.html", title=title)
     report = comparison.to_html(
         workspace.folder / "report.html",
         title=title,
-        notes={"Found": str(result.best.choices)},
+        notes={"Found": str(chosen)},
     )
-    seconds = time.monotonic() - start
-    console.print(
-        f"Reports: {page}, {report}  ({seconds:.0f} s)", highlight=False
-    )
-    return result
+    return f"{page}, {report}"
 
 
 def objective_of(task: StudentTask, teacher: Any) -> DeviceObjective:

@@ -15,6 +15,7 @@ import numpy as np
 
 from kdtf.search.progress import Progress
 from kdtf.search.result import SearchResult
+from kdtf.search.rewards import losses_of
 from kdtf.search.rewards import reward_of
 from kdtf.search.space import Point
 from kdtf.search.space import Space
@@ -157,7 +158,6 @@ class Loop:
         for trial in trials:
             if trial.reward is None:
                 continue
-            quality, *costs = trial.values.values()
             reward = trial.reward
             if trial.status == "complete":
                 # The limits may be others than when it was measured.
@@ -166,7 +166,7 @@ class Loop:
                 Measured(
                     point=trial.point,
                     reward=reward,
-                    losses=(-self._signed(quality), *costs),
+                    losses=losses_of(trial.values, minimize=self._minimize),
                 )
             )
         return history

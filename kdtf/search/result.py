@@ -18,6 +18,7 @@ from kdtf.console import to_html
 from kdtf.files import atomic_path
 from kdtf.search.pictures import draw_front
 from kdtf.search.pictures import draw_history
+from kdtf.search.rewards import losses_of
 from kdtf.search.trial import Trial
 
 __all__ = ["SearchResult"]
@@ -124,8 +125,7 @@ class SearchResult:
 
     def losses(self, trial: Trial) -> tuple[float, ...]:
         """Returns the quality, negated unless a loss, and the costs."""
-        quality, *costs = trial.values.values()
-        return (quality if self.minimize else -quality, *costs)
+        return losses_of(trial.values, minimize=self.minimize)
 
     def __str__(self) -> str:
         """Returns the table, as plain text."""

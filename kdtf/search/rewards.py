@@ -3,10 +3,27 @@
 import math
 from collections.abc import Mapping
 
-__all__ = ["EXPONENT", "reward_of"]
+__all__ = ["EXPONENT", "losses_of", "reward_of"]
 
 # MnasNet's: twice the latency is worth 5% of the accuracy.
 EXPONENT = -0.07
+
+
+def losses_of(
+    values: Mapping[str, float], *, minimize: bool
+) -> tuple[float, ...]:
+    """Returns each quantity so that lower is better.
+
+    Args:
+        values: What an objective gave: the quality first, then costs.
+        minimize: Whether the quality is a loss; else it is negated.
+
+    Example:
+        >>> losses_of({"accuracy": 0.8, "bytes": 100.0}, minimize=False)
+        (-0.8, 100.0)
+    """
+    quality, *costs = values.values()
+    return (quality if minimize else -quality, *costs)
 
 
 def reward_of(

@@ -9,6 +9,7 @@ from kdtf.evaluation.macs import macs_of_file
 from kdtf.recipes.student_search import costs_of
 from kdtf.recipes.student_search import run_search
 from kdtf.recipes.student_tasks import TASKS
+from kdtf.search.searching import STRATEGIES
 
 QUICK = {"quick": True, "trials": 2}
 
@@ -95,3 +96,10 @@ def test_the_command_reads_a_budget(capsys):
     assert main(["search", "--budget", "watts=3"]) == 2
     assert "Received: ['watts']" in capsys.readouterr().err
     assert main(["search", "--space", "rnn"]) == 2
+
+
+def test_the_command_offers_what_there_is():
+    # Written out there, so that `kdtf --help` imports nothing heavy.
+    for option, names in (("--space", TASKS), ("--strategy", STRATEGIES)):
+        for name in names:
+            make_parser().parse_args(["search", option, name])
