@@ -116,32 +116,36 @@ def build_teacher() -> Any:
 
 def build_student() -> Any:
     """Gives a CNN of about 3,000 parameters with microcontroller operators."""
-    return build_separable(stem=16, widths=(32, 32), halved=1, kernel=3)
+    blocks = [("separable", 32), ("separable", 32)]
+    return build_tiny_cnn(stem=16, blocks=blocks, halved=1, kernel=3)
 
 
-def build_separable(
-    *, stem: int, widths: Sequence[int], halved: int, kernel: int
+def build_tiny_cnn(
+    *, stem: int, blocks: Sequence[tuple[str, int]], halved: int, kernel: int
 ) -> Any:
-    """Gives a CNN of separable convolutions for 8x8 digits.
+    """Gives a CNN for 8x8 digits: a convolution, and blocks of them behind it.
 
     Args:
         stem: Channels of the first convolution.
-        widths: Channels of each separable one after it.
+        blocks: "separable" or "plain", and the channels, of each one after it.
         halved: Which of these halves the map, from 1 on.
-        kernel: Size of their depthwise filters.
+        kernel: Size of their filters; a separable block's are depthwise.
     """
     layers = keras.layers
-    blocks = [layers.Conv2D(stem, 3, padding="same", use_bias=False)]
-    for number, width in enumerate(widths, start=1):
-        depthwise = layers.DepthwiseConv2D(
-            kernel,
-            strides=2 if number == halved else 1,
-            padding="same",
-            use_bias=False,
-        )
-        blocks += [depthwise, layers.Conv2D(width, 1, use_bias=False)]
+    convolutions = [layers.Conv2D(stem, 3, padding="same", use_bias=False)]
+    for number, (kind, width) in enumerate(blocks, start=1):
+        spatial = {
+            "kernel_size": kernel,
+            "strides": 2 if number == halved else 1,
+            "padding": "same",
+            "use_bias": False,
+        }
+        if kind == "separable":
+            convolutions.append(layers.DepthwiseConv2D(**spatial))
+            spatial = {"kernel_size": 1, "use_bias": False}
+        convolutions.append(layers.Conv2D(width, **spatial))
     model = keras.Sequential([keras.Input((8, 8, 1), name="image")])
-    for convolution in blocks:
+    for convolution in convolutions:
         model.add(convolution)
         model.add(layers.BatchNormalization())
         model.add(layers.ReLU())

@@ -1,20 +1,22 @@
 """A real search: is the student that was found better than the demo's?
 
 For the task behind `kdtf search --space SPACE`, each strategy searches with
-several seeds, half the training a trial (a quarter for decoders), within the
-bytes and operations of the student that `kdtf demo` has by hand, which is the
-first one tried. What each found is then distilled with all steps from several
-seeds, as is the hand-made student, and judged on test data that no search has
-seen. Sizes are the files'; latencies are LiteRT's, all files in turn in one
-run.
+several seeds, half the training a trial (a quarter for decoders), within what
+the student costs that `kdtf demo` has by hand, which is the first one tried.
+What each found is then distilled with all steps from several seeds, as is the
+hand-made student, and judged on test data that no search has seen. Sizes are
+the files'; latencies are LiteRT's, all files in turn in one run.
 
-    python tests/benchmarks/search_demo.py --space cnn --out DIR
+    python tests/benchmarks/search_demo.py --space cnn --out DIR \\
+        --limits bytes latency_ms
 
 Everything stays in --out: killed and started again it goes on, and several
-processes with one --out share the trials.
+processes with one --out share the trials. With a limit on the latency leave
+the machine alone while it runs.
 """
 
 import argparse
+import json
 import os
 import pathlib
 
@@ -25,11 +27,13 @@ import numpy as np
 from rich.console import Console
 
 import kdtf
+from kdtf.files import atomic_path
 from kdtf.recipes.student_search import costs_of
 from kdtf.recipes.student_search import distilled_file
 from kdtf.recipes.student_search import objective_of
 from kdtf.recipes.student_tasks import TASKS
 from kdtf.recipes.workspace import Workspace
+from kdtf.search.latency_model import measure
 
 
 def searched(task, teacher, limits, arguments, strategy, seed):
@@ -40,7 +44,7 @@ def searched(task, teacher, limits, arguments, strategy, seed):
         strategy=strategy,
         trials=arguments.trials,
         limits=limits,
-        direction=task.direction,
+        direction="min",
         first=[task.preset.default],
         study=arguments.out / f"{strategy}-{seed}.log",
         seed=seed,
@@ -48,22 +52,38 @@ def searched(task, teacher, limits, arguments, strategy, seed):
     )
 
 
+def limits_of(folder, files, names):
+    """Returns what the hand-made student costs, measured once."""
+    path = folder / "limits.json"
+    if not path.exists():
+        costs = costs_of(files[0])
+        costs["latency_ms"] = max(measure(files, num_runs=5000))
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(costs))
+    costs = json.loads(path.read_text())
+    return {name: costs[name] for name in names}
+
+
 def judge(files, task):
     """Prints quality, size and latency of the students, by name."""
-    metric = task.metric().name
+    metrics = {
+        metric().name: metric() for metric in (task.metric, task.choosing)
+    }
     rows = kdtf.compare(
         {f"{name} {seed}": path for (name, seed), path in files.items()},
         task.test,
-        metrics=[task.metric()],
-        latency_runs=500,
+        metrics=list(metrics.values()),
+        latency_runs=5000,
     )
-    print(f"\n{'all steps':20}{metric:>12}{'':24}{'kB':>8}{'ms':>10}")
+    heads = "".join(f"{name:>14}" for name in metrics)
+    print(f"\n{'all steps':20}{heads}  {'each':22}{'kB':>8}{'ms':>10}")
     for name in dict.fromkeys(name for name, _ in files):
         own = [rows[f"{name} {seed}"] for kind, seed in files if kind == name]
-        quality = [row.metrics[metric] for row in own]
-        spread = ", ".join(f"{value:.4f}" for value in quality)
+        means = [np.mean([row.metrics[m] for row in own]) for m in metrics]
+        first = next(iter(metrics))
+        each = ", ".join(f"{row.metrics[first]:.4f}" for row in own)
         print(
-            f"{name:20}{np.mean(quality):12.4f}  {spread:22}"
+            f"{name:20}{''.join(f'{mean:14.4f}' for mean in means)}  {each:22}"
             f"{own[0].size_bytes / 1000:8.1f}"
             f"{np.median([row.latency_ms_p50 for row in own]):10.4f}"
         )
@@ -73,6 +93,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--space", default="cnn", choices=list(TASKS))
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument(
+        "--limits",
+        nargs="+",
+        choices=["bytes", "macs", "latency_ms"],
+        default=["bytes", "macs"],
+    )
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
@@ -105,11 +131,11 @@ def main():
         }
 
     files = distilled("by hand", None)
-    limits = costs_of(files["by hand", 1])
-    metric = task.metric().name
+    limits = limits_of(arguments.out, list(files.values()), arguments.limits)
+    metric = task.choosing().name
     print(
         f"{task.title}; {arguments.trials} trials within {limits}\n\n"
-        f"{'as searched':24}{metric:>10}"
+        f"{'as searched':24}{metric:>14}"
     )
     for strategy in arguments.strategies:
         for seed in arguments.search_seeds:
@@ -118,7 +144,7 @@ def main():
             ).best
             name = f"{strategy} {seed}"
             chosen = ", ".join(f"{k}={v}" for k, v in best.choices.items())
-            print(f"{name:24}{best.values[metric]:10.4f}  {chosen}", flush=True)
+            print(f"{name:24}{best.values[metric]:14.4f}  {chosen}", flush=True)
             files |= distilled(name, best.choices)
     judge(files, task)
 
