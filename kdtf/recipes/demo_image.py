@@ -117,11 +117,11 @@ def build_teacher() -> Any:
 def build_student() -> Any:
     """Gives a CNN of about 3,000 parameters with microcontroller operators."""
     blocks = [("separable", 32), ("separable", 32)]
-    return build_tiny_cnn(stem=16, blocks=blocks, halved=1, kernel=3)
+    return build_tiny_cnn(stem=16, blocks=blocks, halved=1)
 
 
 def build_tiny_cnn(
-    *, stem: int, blocks: Sequence[tuple[str, int]], halved: int, kernel: int
+    *, stem: int, blocks: Sequence[tuple[str, int]], halved: int
 ) -> Any:
     """Gives a CNN for 8x8 digits: a convolution, and blocks of them behind it.
 
@@ -129,13 +129,12 @@ def build_tiny_cnn(
         stem: Channels of the first convolution.
         blocks: "separable" or "plain", and the channels, of each one after it.
         halved: Which of these halves the map, from 1 on.
-        kernel: Size of their filters; a separable block's are depthwise.
     """
     layers = keras.layers
     convolutions = [layers.Conv2D(stem, 3, padding="same", use_bias=False)]
     for number, (kind, width) in enumerate(blocks, start=1):
         spatial = {
-            "kernel_size": kernel,
+            "kernel_size": 3,
             "strides": 2 if number == halved else 1,
             "padding": "same",
             "use_bias": False,

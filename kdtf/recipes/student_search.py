@@ -19,6 +19,7 @@ from kdtf.recipes.student_tasks import TASKS
 from kdtf.recipes.student_tasks import StudentTask
 from kdtf.recipes.workspace import Workspace
 from kdtf.search import DeviceObjective
+from kdtf.search import LatencyModel
 from kdtf.search import SearchResult
 from kdtf.search import search
 
@@ -151,12 +152,15 @@ def _report(
     return f"{page}, {report}"
 
 
-def objective_of(task: StudentTask, teacher: Any) -> DeviceObjective:
+def objective_of(
+    task: StudentTask, teacher: Any, *, latency: LatencyModel | None = None
+) -> DeviceObjective:
     """Returns what a trial is worth: distilled shortly, exported, measured.
 
     Args:
         task: What students are trained and judged by.
         teacher: The trained teacher.
+        latency: Predicts latencies in place of measuring them.
     """
 
     def fit(model: Any) -> None:
@@ -172,6 +176,7 @@ def objective_of(task: StudentTask, teacher: Any) -> DeviceObjective:
         hard=True,
         # Some of these models take two microseconds.
         num_runs=500,
+        latency=latency,
     )
 
 

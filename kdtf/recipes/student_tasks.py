@@ -205,7 +205,6 @@ def _tiny_cnns() -> Preset:
             stem=chosen["stem"],
             blocks=blocks(chosen),
             halved=chosen["halved"],
-            kernel=chosen["kernel"],
         )
 
     def grows(chosen: dict[str, Any]) -> bool:
@@ -215,11 +214,11 @@ def _tiny_cnns() -> Preset:
     def third(options: Sequence[Any]) -> Choice:
         return Choice(options, when=lambda chosen: chosen["blocks"] > 2)
 
-    widths, kinds = (12, 16, 20, 24, 32, 40), ("separable", "plain")
+    widths, kinds = (8, 12, 16, 20, 24, 32), ("separable", "plain")
     space = Space(
         {
             "blocks": [2, 3],
-            "stem": [8, 12, 16, 20, 24],
+            "stem": [8, 12, 16, 20],
             "kind1": kinds,
             "width1": widths,
             "kind2": kinds,
@@ -227,11 +226,10 @@ def _tiny_cnns() -> Preset:
             "kind3": third(kinds),
             "width3": third(widths),
             "halved": [1, 2],
-            "kernel": [3, 5],
         },
         valid=grows,
     )
-    by_hand = {"blocks": 2, "stem": 16, "halved": 1, "kernel": 3}
+    by_hand = {"blocks": 2, "stem": 16, "halved": 1}
     separable = {"kind1": "separable", "kind2": "separable"}
     return Preset(
         space, build, by_hand | separable | {"width1": 32, "width2": 32}
