@@ -14,6 +14,8 @@ from kdtf._version import __version__
 
 if TYPE_CHECKING:
     from kdtf.distillation import Distiller
+    from kdtf.distillation import TeacherCache
+    from kdtf.distillation import cache_teacher
     from kdtf.evaluation import Comparison
     from kdtf.evaluation import compare
     from kdtf.export import ExportError
@@ -42,7 +44,9 @@ __all__ = [
     "ExportResult",
     "OneShotSchedule",
     "PolynomialSchedule",
+    "TeacherCache",
     "__version__",
+    "cache_teacher",
     "cluster",
     "compare",
     "export_tflite",
@@ -65,6 +69,8 @@ _HOMES = {
     "ExportResult": "kdtf.export",
     "OneShotSchedule": "kdtf.schedules",
     "PolynomialSchedule": "kdtf.schedules",
+    "TeacherCache": "kdtf.distillation",
+    "cache_teacher": "kdtf.distillation",
     "cluster": "kdtf.quantization",
     "compare": "kdtf.evaluation",
     "export_tflite": "kdtf.export",

@@ -6,9 +6,13 @@ from kdtf import flavours
 from kdtf.distillation.outputs import output_shape
 
 __all__ = [
+    "check_attached",
+    "check_cached",
     "check_choice",
+    "check_chunked",
     "check_class_counts",
     "check_hard_loss",
+    "check_keras_3_only",
     "check_model",
     "is_binary_loss",
 ]
@@ -41,6 +45,25 @@ def check_model(role: str, model: Any) -> None:
             f"batch first, or `{role}.build(input_shape)`."
         )
     output_shape(model)
+
+
+def check_keras_3_only(settings: dict[str, Any], student: Any) -> None:
+    """Takes what a `tf_keras` student cannot have out of the settings.
+
+    Args:
+        settings: Keyword arguments of a Distiller; changed.
+        student: The student.
+
+    Raises:
+        ValueError: One of them was set.
+    """
+    features, chunk = settings.pop("features", ()), settings.pop("chunk", None)
+    if features or chunk is not None:
+        raise ValueError(
+            "`features` and `chunk` are for Keras 3 students. Received: "
+            f"features={features!r}, chunk={chunk!r}, the tf_keras model "
+            f"{student.name!r}. Leave them out."
+        )
 
 
 def check_class_counts(teacher: Any, student: Any) -> None:
@@ -112,6 +135,87 @@ def is_binary_loss(loss: Any) -> bool:
         (True, False)
     """
     return loss is not None and _name(loss).startswith("binary_")
+
+
+def check_cached(
+    cache: Any, *, loss: Any, name: Any, temperature: Any, divergence: bool
+) -> None:
+    """Raises unless a Distiller's settings are those of its cache.
+
+    Args:
+        cache: A `TeacherCache`.
+        loss: The soft loss's function.
+        name: What the user passed for it.
+        temperature: The Distiller's, a schedule.
+        divergence: Whether the loss is one of two distributions, whatever
+            their classes are.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if cache.kind == "dense":
+        return
+    low, high = temperature.bounds()
+    if not low == high == cache.temperature:
+        raise ValueError(
+            "`temperature` must be the cache's: of a few probabilities those "
+            "at another one cannot be told. Received: temperature="
+            f"{temperature}, a cache at {cache.temperature:g}. Pass "
+            f"`temperature={cache.temperature:g}`, or cache again with "
+            "`temperature=`."
+        )
+    if cache.kind == "samples" and getattr(loss, "__name__", "") != (
+        "kl_divergence"
+    ):
+        raise ValueError(
+            "A cache of samples is for the forward KL, of which they give an "
+            f"unbiased estimate. Received: soft_loss={name!r}. Use 'kl', or "
+            "cache with `top_k`."
+        )
+    if not divergence:
+        raise ValueError(
+            "This `soft_loss` needs all logits of the teacher. Received: "
+            f"soft_loss={name!r}, a cache of {cache.kind!r}. Use a divergence "
+            "such as 'kl', or cache without `top_k`."
+        )
+
+
+def check_attached(targets: Any) -> None:
+    """Raises unless a batch came with what its teacher said.
+
+    Raises:
+        ValueError: It came without.
+    """
+    if targets is None:
+        raise ValueError(
+            "A Distiller that learns from a cache needs a dataset with the "
+            "cached outputs in it. Received: inputs alone. Train with "
+            "`distiller.fit(cache.attach(dataset))`."
+        )
+
+
+def check_chunked(num_teachers: int, *, name: Any, needs_all: bool) -> None:
+    """Raises unless the soft loss can be made a few tokens at a time.
+
+    Args:
+        num_teachers: Models that teach; 0 with a cache.
+        name: What the user passed as soft loss.
+        needs_all: Whether it looks at labels or the whole batch.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if num_teachers > 1:
+        raise ValueError(
+            "`chunk` is for one teacher or a cache. Received: "
+            f"{num_teachers} teachers. Leave `chunk` out, or cache one."
+        )
+    if needs_all:
+        raise ValueError(
+            "`chunk` is for soft losses of single tokens' logits. Received: "
+            f"soft_loss={name!r}, which looks at labels or at the whole "
+            "batch. Leave `chunk` out, or use 'kl'."
+        )
 
 
 def check_choice(argument: str, value: Any, known: tuple[str, ...]) -> None:

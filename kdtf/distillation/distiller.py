@@ -1,6 +1,7 @@
 """`Distiller`: a Keras model that trains a student from a teacher."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +10,11 @@ from keras import ops
 
 from kdtf import flavours
 from kdtf.distillation import checks
+from kdtf.distillation.features import FeatureMatcher
+from kdtf.distillation.features import padding_mask_of
+from kdtf.distillation.heads import head_of
 from kdtf.distillation.objective import Objective
+from kdtf.distillation.targets import split
 from kdtf.distillation.teachers import accepts_training
 from kdtf.transforms import attach
 
@@ -49,9 +54,15 @@ class Distiller(keras.Model):
     A `tf_keras` student gets a `tf_keras` twin of this class with the same
     arguments, so that tfmot's wrappers can be distilled into.
 
+    Hidden states, attention and the like are matched with `features`: the
+    total is L + sum of weight * feature loss. They are recorded in the same
+    forward pass that gives the outputs.
+
     Args:
         teacher: A built Keras 3 or `tf_keras` model with the student's
-            output shape. None after loading, see `set_teacher`.
+            output shape; a list or dict of several, which are mixed; or a
+            `TeacherCache`, then train on `cache.attach(dataset)` and no
+            teacher is loaded. None after loading, see `set_teacher`.
         student: The built model to train, changed in place.
         alpha: Weight of the hard loss, in [0, 1]; number or schedule of the
             optimizer's step. With 0, `fit` needs no labels. Defaults to 0.1.
@@ -64,8 +75,20 @@ class Distiller(keras.Model):
         outputs: "logits" or "probabilities", or a pair for (teacher, student).
             "auto", the default, finds it from the last activation, so that
             nothing is softmaxed twice.
+        features: Terms such as `HiddenStates(layers="uniform")` of
+            `kdtf.distillation`. Defaults to none.
         teacher_inputs: Maps the student's inputs to the teacher's, inside the
             training step. Defaults to the same inputs.
+        teacher_weights: Of several teachers: positive numbers, or a function
+            of the student's inputs that gives weights `(batch, teachers)`,
+            one-hot to choose a teacher per example. Defaults to all alike.
+        mixture: Where several teachers are averaged: "probabilities", at the
+            temperature, or "logits". Defaults to "probabilities".
+        chunk: For large vocabularies: how many tokens' logits exist at a
+            time in a training step, made again for the gradient. Student and
+            teacher must end in their output projection, as keras-nlp's
+            language models do. Compiled metrics then show in `evaluate`
+            only, which makes all logits. Defaults to all tokens at once.
         **kwargs: `name` and the like, for `keras.Model`.
 
     Raises:
@@ -111,9 +134,14 @@ class Distiller(keras.Model):
         soft_loss: Any = "kl",
         head: str = "auto",
         outputs: Any = "auto",
+        features: Sequence[Any] = (),
         teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_weights: Any = None,
+        mixture: str = "probabilities",
+        chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
+        widths = kwargs.pop("_feature_widths", None)
         checks.check_model("student", student)
         # Keras decides on loss scaling by the dtype policy of the model that
         # is compiled. Inputs must reach teacher and student as they are.
@@ -127,37 +155,67 @@ class Distiller(keras.Model):
             head=head,
             outputs=outputs,
         )
+        self.chunk = chunk
+        self._head = None if chunk is None else head_of(student)
         self._student_accepts_training = accepts_training(student)
         self._stamp: tuple[int, ...] = ()
         self._hard_tracker = keras.metrics.Mean(name="hard_loss")
         self._soft_tracker = keras.metrics.Mean(name="soft_loss")
+        self._in_training = False
+        self._matcher = _matcher(features, student, teacher, widths)
+        self._feature_trackers = {}
+        if self._matcher is not None:
+            # Named here, so that Keras trains and saves them.
+            self.projections = self._matcher.projections
+            self._feature_trackers = {
+                name: keras.metrics.Mean(name=name)
+                for name in self._matcher.terms
+            }
         self.built = True
         if teacher is not None:
-            self.set_teacher(teacher, teacher_inputs=teacher_inputs)
+            self.set_teacher(
+                teacher,
+                teacher_inputs=teacher_inputs,
+                teacher_weights=teacher_weights,
+                mixture=mixture,
+            )
 
     @property
     def teacher(self) -> Any:
-        """The teacher, or None where none was set since loading."""
-        teacher = self._objective.teacher
-        return None if teacher is None else teacher.model
+        """What was given as teacher, or None where none was since loading."""
+        teaching = self._objective.teaching
+        return None if teaching is None else teaching.given
 
     def set_teacher(
         self,
         teacher: Any,
         *,
         teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_weights: Any = None,
+        mixture: str = "probabilities",
     ) -> None:
         """Gives a loaded Distiller its teacher back, to go on with `fit`.
 
         Args:
             teacher: As in the constructor.
             teacher_inputs: As in the constructor.
+            teacher_weights: As in the constructor.
+            mixture: As in the constructor.
 
         Raises:
             TypeError: `teacher` is no Keras model.
             ValueError: It is not built, or its output shape differs.
         """
-        self._objective.set_teacher(teacher, self.student, teacher_inputs)
+        self._objective.set_teacher(
+            teacher,
+            self.student,
+            inputs=teacher_inputs,
+            weights=teacher_weights,
+            mixture=mixture,
+            in_chunks=self.chunk is not None,
+        )
+        if self._matcher is not None:
+            self._matcher.set_teacher(teacher)
         # The compiled step has the former teacher in it.
         self.train_function = None
 
@@ -187,6 +245,19 @@ class Distiller(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs for `inputs`."""
+        inputs, _ = split(inputs)
+        if not training or self._matcher is None:
+            return self._run_student(inputs, training)
+        with self._matcher.capture_student() as records:
+            outputs = self._run_student(inputs, training)
+        # Used up by `compute_loss`, in the same trace.
+        object.__setattr__(self, "_records", records)
+        return outputs
+
+    def _run_student(self, inputs: Any, training: bool | None) -> Any:
+        """Returns its outputs, or in a step of chunks its hidden states."""
+        if training and self._head is not None:
+            return self._head.hidden(inputs, training=True)
         if self._student_accepts_training:
             return self.student(inputs, training=training)
         return self.student(inputs)
@@ -226,14 +297,18 @@ class Distiller(keras.Model):
             ValueError: No teacher is set, labels are missing, or the outputs
                 of the two models do not fit.
         """
-        hard = self._hard_loss(x, y, y_pred, sample_weight)
         if training:
-            step = 0 if self.optimizer is None else self.optimizer.iterations
-            soft = self._soft_loss(x, y_pred, sample_weight, step)
-            loss = self._objective.combine(hard, soft, step=step)
-        elif hard is not None:
-            loss = hard
+
+            def run() -> Any:
+                return self._training_loss(x, y, y_pred, sample_weight)
+
+            if self._matcher is None:
+                loss = run()
+            else:
+                loss = self._with_features(run, x, sample_weight)
         else:
+            loss = self._hard_loss(x, y, y_pred, sample_weight)
+        if loss is None:
             raise ValueError(
                 "`evaluate` gives the student's own loss, which needs a "
                 "`loss` in `compile` and labels. Received: none."
@@ -242,6 +317,40 @@ class Distiller(keras.Model):
         penalties = [self._aggregate_additional_loss(p) for p in self.losses]
         return ops.sum([loss, *penalties]) if penalties else loss
 
+    def _training_loss(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
+        step = 0 if self.optimizer is None else self.optimizer.iterations
+        if self._head is not None:
+            hard, soft = self._losses_in_chunks(x, y, y_pred, weight, step)
+        else:
+            hard = self._hard_loss(x, y, y_pred, weight)
+            soft = self._soft_loss(x, y, y_pred, weight, step)
+        return self._objective.combine(hard, soft, step=step)
+
+    def _with_features(self, run: Any, x: Any, weight: Any) -> Any:
+        """Returns a loss and those of the features, which it also records.
+
+        Args:
+            run: Gives the loss, running the teacher on the way.
+            x: The student's inputs.
+            weight: Of the samples.
+        """
+        with self._matcher.capture_teacher() as taught:
+            loss = run()
+        learned = self.__dict__.pop("_records")
+        values = self._matcher.values(
+            learned, taught, padding_mask=padding_mask_of(x)
+        )
+        step = 0 if self.optimizer is None else self.optimizer.iterations
+        weights = self._matcher.weights(step)
+        if weight is not None and len(weight.shape) > 1:
+            # Of tokens: a sample counts as much as its tokens do.
+            axes = tuple(range(1, len(weight.shape)))
+            weight = ops.mean(ops.cast(weight, "float32"), axis=axes)
+        for name, own in values.items():
+            tracker = self._feature_trackers[name]
+            loss += weights[name] * self._reduced(own, own, weight, tracker, x)
+        return loss
+
     def _hard_loss(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
         if not self._objective.has_labels(y) or self._compile_loss is None:
             return None
@@ -249,20 +358,50 @@ class Distiller(keras.Model):
         self._track(self._hard_tracker, hard, x)
         return hard
 
-    def _soft_loss(self, x: Any, y_pred: Any, weight: Any, step: Any) -> Any:
+    def _soft_loss(
+        self, x: Any, y: Any, y_pred: Any, weight: Any, step: Any
+    ) -> Any:
         loss = self._compile_loss and self.loss
         values = self._objective.soft_values(
-            self.student, x, y_pred, loss=loss, step=step
+            self.student, x, y_pred, labels=y, loss=loss, step=step
         )
-        reduction = getattr(loss, "reduction", None)
+        return self._reduced(values, y_pred, weight, self._soft_tracker, x)
+
+    def _losses_in_chunks(
+        self, x: Any, y: Any, hidden: Any, weight: Any, step: Any
+    ) -> tuple[Any, Any]:
+        hard = None
+        if self._objective.has_labels(y) and self._compile_loss is not None:
+            hard = keras.losses.get(self.loss).call
+        values = self._objective.in_chunks(
+            x,
+            hidden,
+            self._head,
+            labels=y,
+            hard=hard,
+            step=step,
+            chunk=self.chunk,
+        )
+        trackers = {"hard": self._hard_tracker, "soft": self._soft_tracker}
+        found = {
+            name: self._reduced(own, hidden, weight, trackers[name], x)
+            for name, own in values.items()
+        }
+        return found.get("hard"), found["soft"]
+
+    def _reduced(
+        self, values: Any, y_pred: Any, weight: Any, tracker: Any, x: Any
+    ) -> Any:
+        """Returns one number of many, as Keras does for the hard loss."""
+        reduction = getattr(self.loss, "reduction", None)
         if reduction in (None, "none"):
             reduction = "sum_over_batch_size"
         reduce = _Reduction(
-            name="soft_loss", reduction=reduction, dtype="float32"
+            name=tracker.name, reduction=reduction, dtype="float32"
         )
-        soft = reduce(values, y_pred, sample_weight=weight)
-        self._track(self._soft_tracker, soft, x)
-        return soft
+        loss = reduce(values, y_pred, sample_weight=weight)
+        self._track(tracker, loss, x)
+        return loss
 
     def _track(self, tracker: Any, loss: Any, x: Any) -> None:
         # Weighted by batch size as Keras weights its own loss, and undoing
@@ -270,6 +409,26 @@ class Distiller(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         first = next(v for v in keras.tree.flatten(x) if v is not None)
         tracker.update_state(loss * replicas, sample_weight=ops.shape(first)[0])
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """Returns the logs of a step, without metrics where no logits are."""
+        if self._head is None or not self._in_training:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        logs = self.get_metrics_result()
+        compiled = self._compile_metrics
+        for name in compiled.result() if compiled is not None else ():
+            logs.pop(name, None)
+        return logs
+
+    def train_step(self, data: Any) -> Any:
+        """Takes a step; a joined batch of a cache is taken apart in it."""
+        object.__setattr__(self, "_in_training", True)
+        try:
+            return super().train_step(data)
+        finally:
+            object.__setattr__(self, "_in_training", False)
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the logs, without a hard loss if none was compiled."""
@@ -281,7 +440,8 @@ class Distiller(keras.Model):
     def test_step(self, data: Any) -> Any:
         """Returns the student's own results: there is no soft loss in them."""
         logs = super().test_step(data)
-        logs.pop("soft_loss", None)
+        for name in ("soft_loss", *self._feature_trackers):
+            logs.pop(name, None)
         return logs
 
     def save_own_variables(self, store: Any) -> None:
@@ -308,6 +468,8 @@ class Distiller(keras.Model):
         return {
             "name": self.name,
             "student": student,
+            "chunk": self.chunk,
+            "features": self._matcher and self._matcher.get_config(),
             **self._objective.get_config(),
         }
 
@@ -320,7 +482,38 @@ class Distiller(keras.Model):
             config["student"], custom_objects=custom_objects
         )
         settings = Objective.deserialize(config)
-        return cls(None, student, name=config["name"], **settings)
+        features = config["features"] or {"terms": [], "widths": None}
+        return cls(
+            None,
+            student,
+            name=config["name"],
+            chunk=config["chunk"],
+            features=[
+                keras.saving.deserialize_keras_object(
+                    term, custom_objects=custom_objects
+                )
+                for term in features["terms"]
+            ],
+            _feature_widths=features["widths"],
+            **settings,
+        )
+
+
+def _matcher(
+    features: Sequence[Any], student: Any, teacher: Any, widths: Any
+) -> FeatureMatcher | None:
+    """Returns what computes the features' losses, or None without any."""
+    if not features:
+        return None
+    if teacher is not None and not hasattr(teacher, "layers"):
+        raise ValueError(
+            "`features` are matched with one live teacher. Received: a "
+            f"teacher of type {type(teacher).__name__}. Train with the model "
+            "first, and go on from the cache; or leave the features out."
+        )
+    return FeatureMatcher(
+        features, student=student, teacher=teacher, widths=widths
+    )
 
 
 def _training_policy(student: Any) -> Any:

@@ -8,21 +8,35 @@ the logits, and let a nan through rather than hide it.
 Each divergence carries the factor T^2: gradients of softened targets shrink
 with 1/T^2, so the factor keeps the balance with the hard loss when T changes
 (Hinton et al. 2015, section 2).
+
+A loss, one of yours too, says by an attribute that is True what it needs:
+    needs_labels    to be called with `labels=`, class ids of shape `(...)`
+    any_vocabulary  nothing of teacher and student but logits: their classes
+                    and lengths may differ
+    across_batch    the whole batch at once, not chunk by chunk
+    softmax_only    classes that exclude each other
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 from typing import Literal
 
-import keras
 from keras import ops
+
+from kdtf.distillation import absolute
+from kdtf.distillation import bounded
+from kdtf.distillation import decoupled
+from kdtf.distillation import relational
+from kdtf.distillation import softened
+from kdtf.distillation.bounded import JensenShannonDivergence
+from kdtf.distillation.bounded import jensen_shannon_divergence
 
 __all__ = [
     "LOSSES",
     "JensenShannonDivergence",
     "binary_to_two_class",
     "get",
+    "has_trait",
     "jensen_shannon_divergence",
     "kl_divergence",
     "mean_squared_logits",
@@ -57,8 +71,10 @@ def kl_divergence(
     Reference:
         Hinton et al. 2015, https://arxiv.org/abs/1503.02531 (section 2)
     """
-    teacher, student = _soften(teacher_logits, student_logits, temperature)
-    return temperature**2 * _softmax_kl(teacher, student)
+    teacher, student = softened.soften(
+        teacher_logits, student_logits, temperature
+    )
+    return temperature**2 * softened.softmax_kl(teacher, student)
 
 
 def reverse_kl_divergence(
@@ -85,56 +101,10 @@ def reverse_kl_divergence(
     Reference:
         Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543 (equation 1)
     """
-    teacher, student = _soften(teacher_logits, student_logits, temperature)
-    return temperature**2 * _softmax_kl(student, teacher)
-
-
-def jensen_shannon_divergence(
-    teacher_logits: Any,
-    student_logits: Any,
-    *,
-    temperature: Any = 1.0,
-    beta: float = 0.5,
-) -> Any:
-    """Gives T^2 * (beta * KL(P || M) + (1 - beta) * KL(Q || M)).
-
-    P is the softened teacher, Q the softened student, and
-    M = beta * P + (1 - beta) * Q. Bounded, so one outlier cannot dominate.
-    Divided by beta it tends to the forward KL as beta goes to 0; divided by
-    1 - beta, to the reverse KL as beta goes to 1.
-
-    Args:
-        teacher_logits: Logits of shape `(..., classes)`, any float dtype.
-        student_logits: Logits of the same shape.
-        temperature: T > 0, a number or a scalar tensor. Defaults to 1.0.
-        beta: Share of the teacher in the mixture, in (0, 1). Defaults to 0.5,
-            the symmetric Jensen-Shannon divergence.
-
-    Returns:
-        A float32 tensor of shape `(...)`, in [0, T^2 * log 2] for beta 0.5.
-
-    Raises:
-        ValueError: `beta` is outside (0, 1).
-
-    Example:
-        >>> loss = jensen_shannon_divergence([[90.0, 0.0]], [[0.0, 90.0]])
-        >>> round(float(loss[0]), 4)  # disjoint: log 2
-        0.6931
-
-    Reference:
-        Agarwal et al. 2023 (GKD), https://arxiv.org/abs/2306.13649 (section 2)
-    """
-    _check_beta(beta)
-    teacher, student = (
-        ops.log_softmax(logits, axis=-1)
-        for logits in _soften(teacher_logits, student_logits, temperature)
+    teacher, student = softened.soften(
+        teacher_logits, student_logits, temperature
     )
-    mixture = ops.logaddexp(
-        teacher + ops.log(beta), student + ops.log(1.0 - beta)
-    )
-    return temperature**2 * (
-        beta * _kl(teacher, mixture) + (1.0 - beta) * _kl(student, mixture)
-    )
+    return temperature**2 * softened.softmax_kl(student, teacher)
 
 
 def mean_squared_logits(
@@ -166,51 +136,6 @@ def mean_squared_logits(
     return ops.mean(ops.square(teacher - student), axis=-1)
 
 
-@keras.saving.register_keras_serializable("kdtf")
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class JensenShannonDivergence:
-    """Holds a `beta` for `jensen_shannon_divergence`, to pass as `soft_loss`.
-
-    Args:
-        beta: Share of the teacher in the mixture, in (0, 1). Defaults to 0.5.
-
-    Raises:
-        ValueError: `beta` is outside (0, 1).
-
-    Example:
-        >>> loss = JensenShannonDivergence(beta=0.5)
-        >>> value = loss([[90.0, 0.0]], [[0.0, 90.0]], temperature=1.0)
-        >>> round(float(value[0]), 4)
-        0.6931
-    """
-
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Checks `beta`."""
-        _check_beta(self.beta)
-
-    def __call__(
-        self, teacher_logits: Any, student_logits: Any, *, temperature: Any
-    ) -> Any:
-        """Returns the divergence, float32 of shape `(...)`."""
-        return jensen_shannon_divergence(
-            teacher_logits,
-            student_logits,
-            temperature=temperature,
-            beta=self.beta,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "JensenShannonDivergence":
-        """Returns the loss that `get_config` described."""
-        return cls(**config)
-
-
 SoftLoss = Callable[..., Any]
 
 LOSSES: dict[str, SoftLoss] = {
@@ -218,6 +143,12 @@ LOSSES: dict[str, SoftLoss] = {
     "reverse_kl": reverse_kl_divergence,
     "jensen_shannon": jensen_shannon_divergence,
     "mse": mean_squared_logits,
+    "dkd": decoupled.decoupled_kl_divergence,
+    "dist": relational.relational_distance,
+    "skew_kl": bounded.skewed_kl_divergence,
+    "skew_reverse_kl": bounded.skewed_reverse_kl_divergence,
+    "tvd": absolute.total_variation_distance,
+    "uld": absolute.universal_logit_distance,
 }
 
 
@@ -244,6 +175,18 @@ def get(identifier: str | SoftLoss) -> SoftLoss:
             f"soft_loss={identifier!r}."
         )
     return LOSSES[identifier]
+
+
+def has_trait(loss: SoftLoss, trait: str) -> bool:
+    """Returns whether a soft loss has one of the attributes listed above.
+
+    Looks through `functools.partial`, which hides its function's.
+
+    Example:
+        >>> has_trait(get("dkd"), "needs_labels"), has_trait(get("kl"), "x")
+        (True, False)
+    """
+    return bool(getattr(getattr(loss, "func", loss), trait, False))
 
 
 def binary_to_two_class(logits: Any) -> Any:
@@ -273,6 +216,7 @@ def per_sample(
     *,
     temperature: Any,
     head: Head,
+    labels: Any = None,
 ) -> Any:
     """Applies a soft loss to a softmax head, or label by label to a sigmoid.
 
@@ -284,9 +228,16 @@ def per_sample(
         head: "softmax" (classes exclude each other) or "sigmoid" (each label
             stands alone: binary and multi-label); then the mean over labels
             is taken, as `keras.losses.BinaryCrossentropy` does.
+        labels: What a loss that `needs_labels` needs, as `fit` gets them. Of
+            a softmax: class ids of shape `(...)` or `(..., 1)`, or one-hot.
+            Of a sigmoid: 0 or 1 for each label.
 
     Returns:
         A float32 tensor of shape `(...)`.
+
+    Raises:
+        ValueError: The loss needs labels and there are none, or it is not
+            for a sigmoid.
 
     Example:
         >>> value = per_sample(
@@ -295,58 +246,47 @@ def per_sample(
         >>> round(float(value[0]), 4)
         0.3278
     """
+    arguments = {"temperature": temperature}
+    if has_trait(loss, "needs_labels"):
+        if labels is None:
+            raise ValueError(
+                "This `soft_loss` needs the labels. Received: labels=None, "
+                f"soft_loss={loss!r}. Call `fit` with `y`, or use 'kl'."
+            )
+        arguments["labels"] = _class_ids(labels, student_logits, head)
     # Logits are compared as they are; [z, 0] would only halve the mean.
     if head == "softmax" or loss is mean_squared_logits:
-        return loss(teacher_logits, student_logits, temperature=temperature)
+        return loss(teacher_logits, student_logits, **arguments)
+    if has_trait(loss, "softmax_only"):
+        raise ValueError(
+            "This `soft_loss` compares classes that exclude each other; it "
+            f"says nothing of single labels. Received: head={head!r}, "
+            f"soft_loss={loss!r}. Use 'kl'."
+        )
     values = loss(
         binary_to_two_class(teacher_logits),
         binary_to_two_class(student_logits),
-        temperature=temperature,
+        **arguments,
     )
     return ops.mean(values, axis=-1)
 
 
-def _soften(teacher: Any, student: Any, temperature: Any) -> tuple[Any, Any]:
-    """Returns both logits in float32, divided by the temperature."""
-    return (
-        ops.cast(teacher, "float32") / temperature,
-        ops.cast(student, "float32") / temperature,
-    )
-
-
-@ops.custom_gradient
-def _softmax_kl(p_logits: Any, q_logits: Any) -> Any:
-    """Returns KL(softmax(p) || softmax(q)) over the last axis.
-
-    With its gradient written out: differentiating it step by step takes a
-    fifth longer at a language model's vocabulary, and gives nan for classes
-    masked with -inf.
-    """
-    log_p = ops.log_softmax(p_logits, axis=-1)
-    log_q = ops.log_softmax(q_logits, axis=-1)
-    p = ops.exp(log_p)
-    value = _kl(log_p, log_q)
-
-    def gradient(upstream: Any) -> tuple[Any, Any]:
-        upstream = ops.expand_dims(upstream, -1)
-        surprise = ops.where(p == 0, 0.0, log_p - log_q)
-        by_p = p * (surprise - ops.expand_dims(value, -1))
-        return upstream * by_p, upstream * (ops.exp(log_q) - p)
-
-    return value, gradient
-
-
-def _kl(log_p: Any, log_q: Any) -> Any:
-    p = ops.exp(log_p)
-    # 0 * log 0 = 0: a class masked with -inf has no part in the sum. Asked
-    # as "equals 0", so that a nan stays a nan.
-    terms = ops.where(p == 0, 0.0, p * (log_p - log_q))
-    return ops.sum(terms, axis=-1)
-
-
-def _check_beta(beta: float) -> None:
-    if not 0.0 < beta < 1.0:
+def _class_ids(labels: Any, logits: Any, head: Head) -> Any:
+    """Returns labels as class ids of the logits, or of [z, 0] for a sigmoid."""
+    labels, logits = (ops.convert_to_tensor(x) for x in (labels, logits))
+    if head == "sigmoid":
+        # One label may come without its dimension. z stands before 0.
+        labels = ops.reshape(labels, ops.shape(logits))
+        return ops.where(ops.cast(labels, "float32") < 0.5, 1, 0)
+    rank = len(logits.shape)
+    if len(labels.shape) == rank and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    elif len(labels.shape) == rank:
+        labels = ops.argmax(labels, axis=-1)
+    if len(labels.shape) != rank - 1:
         raise ValueError(
-            f"`beta` must be in (0, 1). Received: beta={beta}. For the forward "
-            "KL use 'kl', for the reverse one 'reverse_kl'."
+            "`labels` must be class ids or one-hot, one for each row of "
+            f"logits. Received: labels of shape {tuple(labels.shape)}, logits "
+            f"of shape {tuple(logits.shape)}."
         )
+    return ops.cast(labels, "int32")

@@ -14,8 +14,10 @@ from kdtf import schedules
 from kdtf.distillation import checks
 from kdtf.distillation import losses
 from kdtf.distillation import outputs as outputs_module
+from kdtf.distillation import targets as targets_module
+from kdtf.distillation.heads import token_losses
 from kdtf.distillation.outputs import OutputKind
-from kdtf.distillation.teachers import ModelTeacher
+from kdtf.distillation.teaching import Teaching
 
 __all__ = ["Objective"]
 
@@ -70,20 +72,60 @@ class Objective:
         self.soft_loss = soft_loss
         self._loss_function = losses.get(soft_loss)
         self.outputs = _pair_of_outputs(outputs)
-        self.teacher: ModelTeacher | None = None
-        self._kinds: tuple[OutputKind, OutputKind] | None = None
+        self.teaching: Teaching | None = None
+        self._kinds: tuple[list[OutputKind], OutputKind] | None = None
 
     def set_teacher(
-        self, model: Any, student: Any, inputs: Callable[[Any], Any] | None
+        self,
+        teacher: Any,
+        student: Any,
+        *,
+        inputs: Callable[[Any], Any] | None = None,
+        weights: Any = None,
+        mixture: str = "probabilities",
+        in_chunks: bool = False,
     ) -> None:
-        """Takes `model` as the teacher of `student`, after checking it."""
-        checks.check_model("teacher", model)
-        checks.check_class_counts(
-            outputs_module.output_shape(model),
-            outputs_module.output_shape(student),
+        """Takes the teacher, or teachers, of `student`, after checking it."""
+        teaching = Teaching.of(
+            teacher, inputs=inputs, weights=weights, mixture=mixture
         )
-        self.teacher = ModelTeacher(model, inputs=inputs)
+        if in_chunks:
+            checks.check_chunked(
+                len(teaching.models),
+                name=self.soft_loss,
+                needs_all=self._has_trait("needs_labels", "across_batch"),
+            )
+            for one in teaching.models.values():
+                one.find_head()
+        shapes = [
+            outputs_module.output_shape(one.model)
+            for one in teaching.models.values()
+        ]
+        if teaching.cache is not None:
+            shapes = [teaching.cache.output_shape]
+            checks.check_cached(
+                teaching.cache,
+                loss=self._loss_function,
+                name=self.soft_loss,
+                temperature=self.temperature,
+                divergence=self._loss_function is not losses.mean_squared_logits
+                and not self._has_trait(
+                    "needs_labels", "across_batch", "softmax_only"
+                ),
+            )
+        for shape in shapes:
+            self._check_class_counts(
+                shape, outputs_module.output_shape(student)
+            )
+        self.teaching = teaching
         self._kinds = None
+
+    def _check_class_counts(self, teacher: Any, student: Any) -> None:
+        if not self._has_trait("any_vocabulary"):
+            checks.check_class_counts(teacher, student)
+
+    def _has_trait(self, *traits: str) -> bool:
+        return any(losses.has_trait(self._loss_function, t) for t in traits)
 
     def check_compile(self, student: Any, loss: Any) -> None:
         """Raises if `loss` cannot be the student's hard loss."""
@@ -119,14 +161,23 @@ class Objective:
         return self.alpha.bounds()[1] > 0.0
 
     def soft_values(
-        self, student: Any, x: Any, y_pred: Any, *, loss: Any, step: Any
+        self,
+        student: Any,
+        x: Any,
+        y_pred: Any,
+        *,
+        labels: Any = None,
+        loss: Any,
+        step: Any,
     ) -> Any:
         """Runs the teacher and returns each sample's soft loss.
 
         Args:
             student: The model that gave `y_pred`.
-            x: The student's inputs.
+            x: The student's inputs, with a cache's targets in them if there
+                is one.
             y_pred: The student's outputs, `(batch, ..., classes)`.
+            labels: Of the batch, for the soft losses that ask for them.
             loss: The hard loss, a hint to the kind of head.
             step: The optimizer's step, for schedules.
 
@@ -136,23 +187,130 @@ class Objective:
         Raises:
             ValueError: There is no teacher, or the outputs do not fit.
         """
-        if self.teacher is None:
+        x, kept = targets_module.split(x)
+        teaching = self._require_teaching()
+        taught = [one(x) for one in teaching.models.values()]
+        if teaching.cache is not None:
+            checks.check_attached(kept)
+        if self._kinds is None:
+            self._kinds = self._find_kinds(student, x, taught, y_pred, loss)
+        kinds, kind = self._kinds
+        made = outputs_module.to_logits(y_pred, kind)
+        temperature = self.temperature(step)
+        if kept is not None and teaching.cache is not None:
+            return self.values_of_targets(
+                kept, made, labels=labels, temperature=temperature
+            )
+        logits = [
+            outputs_module.to_logits(outputs, own)
+            for outputs, own in zip(taught, kinds, strict=True)
+        ]
+        return losses.per_sample(
+            self._loss_function,
+            teaching.mixed(x, logits, temperature=temperature, head=kind.head),
+            made,
+            temperature=temperature,
+            head=kind.head,
+            labels=labels,
+        )
+
+    def in_chunks(
+        self,
+        x: Any,
+        hidden: Any,
+        head: Any,
+        *,
+        labels: Any,
+        hard: Any,
+        step: Any,
+        chunk: int,
+    ) -> dict[str, Any]:
+        """Returns each token's losses, a few tokens' logits at a time.
+
+        Args:
+            x: The student's inputs, as for `soft_values`.
+            hidden: The student's hidden states, `(batch, ..., width)`.
+            head: What makes its logits of them.
+            labels: Of the batch, or None.
+            hard: The hard loss of labels and logits, or None.
+            step: The optimizer's step, for schedules.
+            chunk: How many tokens.
+
+        Returns:
+            "soft" and, if asked for, "hard": float32 `(batch, ...)`.
+        """
+        x, kept = targets_module.split(x)
+        teaching = self._require_teaching()
+        temperature = self.temperature(step)
+        kind: Any = "softmax" if self.head == "auto" else self.head
+        if teaching.cache is not None:
+            checks.check_attached(kept)
+            taught = kept
+
+            def soft(kept: Any, logits: Any) -> Any:
+                return self.values_of_targets(
+                    kept, logits, labels=None, temperature=temperature
+                )
+        else:
+            (teacher,) = teaching.models.values()
+            taught = teacher.hidden(x), teacher.head
+
+            def soft(teacher: Any, logits: Any) -> Any:
+                return losses.per_sample(
+                    self._loss_function,
+                    teacher,
+                    logits,
+                    temperature=temperature,
+                    head=kind,
+                )
+
+        return token_losses(
+            hidden,
+            head,
+            labels=labels,
+            teacher=taught,
+            hard=hard,
+            soft=soft,
+            chunk=chunk,
+        )
+
+    def values_of_targets(
+        self, kept: Any, logits: Any, *, labels: Any, temperature: Any
+    ) -> Any:
+        """Returns each sample's soft loss, from what a cache kept.
+
+        Args:
+            kept: Its targets; see `kdtf.distillation.targets`.
+            logits: The student's.
+            labels: Of the batch, or None.
+            temperature: The cache's own unless it holds all logits.
+        """
+        cache = self._require_teaching().cache
+        if "logits" in kept:
+            return losses.per_sample(
+                self._loss_function,
+                kept["logits"],
+                logits,
+                temperature=temperature,
+                head=cache.head,  # type: ignore[union-attr]
+                labels=labels,
+            )
+        if "weights" in kept:
+            return targets_module.per_token_from_samples(
+                kept, logits, temperature=temperature
+            )
+        # They are softened already; the factor T^2 is still to come.
+        pair = targets_module.buckets(kept, logits, temperature=temperature)
+        return temperature**2 * self._loss_function(*pair, temperature=1.0)
+
+    def _require_teaching(self) -> Teaching:
+        if self.teaching is None:
             raise ValueError(
                 "This Distiller has no teacher: it is not saved with one. "
                 "Received: teacher=None. Call `distiller.set_teacher(teacher)` "
                 "before `fit`."
             )
-        taught = self.teacher(x)
-        if self._kinds is None:
-            self._kinds = self._find_kinds(student, x, taught, y_pred, loss)
-        teacher_kind, student_kind = self._kinds
-        return losses.per_sample(
-            self._loss_function,
-            outputs_module.to_logits(taught, teacher_kind),
-            outputs_module.to_logits(y_pred, student_kind),
-            temperature=self.temperature(step),
-            head=student_kind.head,
-        )
+        return self.teaching
 
     def combine(self, hard: Any, soft: Any, *, step: Any) -> Any:
         """Returns alpha * hard + (1 - alpha) * soft; without labels, soft."""
@@ -162,41 +320,50 @@ class Objective:
         return alpha * ops.cast(hard, "float32") + (1.0 - alpha) * soft
 
     def _find_kinds(
-        self, student: Any, x: Any, taught: Any, y_pred: Any, loss: Any
-    ) -> tuple[OutputKind, OutputKind]:
-        """Finds out, once, what the two models' outputs mean."""
-        checks.check_class_counts(taught.shape, y_pred.shape)
-        made = (
-            (self.teacher.model, self.teacher, taught),  # type: ignore[union-attr]
-            (student, student, y_pred),
-        )
-        activations = [
-            outputs_module.last_activation(model)
-            or outputs_module.find_activation(run, x, outputs)
-            for model, run, outputs in made
-        ]
-        roles = ("teacher", "student")
-        values: list[Any] = [
-            declared if declared != "auto" else _values(role, activation)
-            for role, declared, activation in zip(
-                roles, self.outputs, activations, strict=True
+        self, student: Any, x: Any, taught: list[Any], y_pred: Any, loss: Any
+    ) -> tuple[list[OutputKind], OutputKind]:
+        """Finds out, once, what the models' outputs mean."""
+        teaching = self._require_teaching()
+        for outputs in taught:
+            self._check_class_counts(outputs.shape, y_pred.shape)
+        made = [
+            (role, one.model, one, outputs)
+            for (role, one), outputs in zip(
+                teaching.models.items(), taught, strict=True
             )
         ]
-        checks.check_hard_loss(loss, values[1])
+        made.append(("student", student, student, y_pred))
+        activations = {
+            role: outputs_module.last_activation(model)
+            or outputs_module.find_activation(run, x, outputs)
+            for role, model, run, outputs in made
+        }
+        values: dict[str, Any] = {}
+        for role, activation in activations.items():
+            declared = self.outputs[role == "student"]
+            values[role] = (
+                declared if declared != "auto" else _values(role, activation)
+            )
+        checks.check_hard_loss(loss, values["student"])
         single = y_pred.shape[-1] == 1 or checks.is_binary_loss(loss)
-        head = self._head(activations, "sigmoid" if single else "softmax")
-        teacher, student = (OutputKind(values=v, head=head) for v in values)
-        return teacher, student
+        if teaching.cache is not None and self.head == "auto":
+            head: Any = teaching.cache.head
+        else:
+            head = self._head(activations, "sigmoid" if single else "softmax")
+        kinds = [OutputKind(values=v, head=head) for v in values.values()]
+        return kinds[:-1], kinds[-1]
 
-    def _head(self, activations: list[str | None], otherwise: str) -> Any:
+    def _head(self, activations: dict[str, Any], otherwise: str) -> Any:
         if self.head != "auto":
             return self.head
-        heads = {a for a in activations if a in ("softmax", "sigmoid")}
+        heads = set(activations.values()) & {"softmax", "sigmoid"}
         if len(heads) > 1:
+            ends = ", ".join(
+                f"the {role} ends in {end}" for role, end in activations.items()
+            )
             raise ValueError(
                 "Teacher and student must end in the same kind of head. "
-                f"Received: the teacher ends in {activations[0]}, the student "
-                f"in {activations[1]}. If one of them is right for both, say "
+                f"Received: {ends}. If one of them is right for both, say "
                 "`head='softmax'` or `head='sigmoid'`."
             )
         return heads.pop() if heads else otherwise

@@ -1,10 +1,13 @@
-"""What stands at the teacher's end: anything that gives outputs for inputs."""
+"""A model as a teacher."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import keras
+
+from kdtf.distillation.heads import Head
+from kdtf.distillation.heads import head_of
 
 __all__ = ["ModelTeacher", "accepts_training"]
 
@@ -37,6 +40,23 @@ class ModelTeacher:
         self._call_kwargs = (
             {"training": False} if accepts_training(model) else {}
         )
+
+        self.head: Head | None = None
+
+    def find_head(self) -> None:
+        """Makes ready for `hidden`.
+
+        Raises:
+            ValueError: The model does not end in an output projection.
+        """
+        self.head = head_of(self.model, argument="teacher")
+
+    def hidden(self, x: Any) -> Any:
+        """Returns what the model's `head` makes its outputs of."""
+        if self.inputs is not None:
+            x = self.inputs(x)
+        states = self.head.hidden(x, training=False)  # type: ignore[union-attr]
+        return keras.ops.stop_gradient(states)
 
     def __call__(self, x: Any) -> Any:
         """Returns the model's outputs for the student's inputs `x`."""

@@ -11,6 +11,7 @@ import tf_keras
 
 from kdtf.distillation import checks
 from kdtf.distillation.objective import Objective
+from kdtf.distillation.targets import split
 from kdtf.distillation.teachers import accepts_training
 from kdtf.transforms.tfmot_models import fit_with_callbacks
 
@@ -46,7 +47,10 @@ class TfKerasDistiller(tf_keras.Model):
         head: As in `kdtf.Distiller`.
         outputs: As in `kdtf.Distiller`.
         teacher_inputs: As in `kdtf.Distiller`.
-        **kwargs: `name`, for `tf_keras.Model`.
+        teacher_weights: As in `kdtf.Distiller`.
+        mixture: As in `kdtf.Distiller`.
+        **kwargs: `name`, for `tf_keras.Model`. `features` and `chunk` are of
+            Keras 3 only.
 
     Raises:
         TypeError: Teacher or student is no Keras model.
@@ -76,8 +80,11 @@ class TfKerasDistiller(tf_keras.Model):
         head: str = "auto",
         outputs: Any = "auto",
         teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_weights: Any = None,
+        mixture: str = "probabilities",
         **kwargs: Any,
     ) -> None:
+        checks.check_keras_3_only(kwargs, student)
         checks.check_model("student", student)
         super().__init__(**kwargs)
         self.student = student
@@ -96,22 +103,35 @@ class TfKerasDistiller(tf_keras.Model):
         self._soft_tracker = tf_keras.metrics.Mean(name="soft_loss")
         self.built = True
         if teacher is not None:
-            self.set_teacher(teacher, teacher_inputs=teacher_inputs)
+            self.set_teacher(
+                teacher,
+                teacher_inputs=teacher_inputs,
+                teacher_weights=teacher_weights,
+                mixture=mixture,
+            )
 
     @property
     def teacher(self) -> Any:
-        """The teacher, or None where none was set since loading."""
-        teacher = self._objective.teacher
-        return None if teacher is None else teacher.model
+        """What was given as teacher, or None where none was since loading."""
+        teaching = self._objective.teaching
+        return None if teaching is None else teaching.given
 
     def set_teacher(
         self,
         teacher: Any,
         *,
         teacher_inputs: Callable[[Any], Any] | None = None,
+        teacher_weights: Any = None,
+        mixture: str = "probabilities",
     ) -> None:
         """Gives a loaded Distiller its teacher back; see `kdtf.Distiller`."""
-        self._objective.set_teacher(teacher, self.student, teacher_inputs)
+        self._objective.set_teacher(
+            teacher,
+            self.student,
+            inputs=teacher_inputs,
+            weights=teacher_weights,
+            mixture=mixture,
+        )
         self.train_function = None
 
     def compile(
@@ -127,6 +147,7 @@ class TfKerasDistiller(tf_keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Returns the student's outputs for `inputs`."""
+        inputs, _ = split(inputs)
         if self._student_accepts_training:
             return self.student(inputs, training=training)
         return self.student(inputs)
@@ -138,7 +159,7 @@ class TfKerasDistiller(tf_keras.Model):
         with tf.GradientTape() as tape:
             y_pred = self(x, training=True)
             hard = self._hard_loss(x, y, y_pred, weight)
-            soft = self._soft_loss(x, y_pred, weight, step)
+            soft = self._soft_loss(x, y, y_pred, weight, step)
             loss = self._objective.combine(hard, soft, step=step)
             loss = self._with_penalties(loss, x)
         self.optimizer.minimize(loss, self.trainable_variables, tape=tape)
@@ -167,9 +188,16 @@ class TfKerasDistiller(tf_keras.Model):
         self._track(self._hard_tracker, hard, x)
         return hard
 
-    def _soft_loss(self, x: Any, y_pred: Any, weight: Any, step: Any) -> Any:
+    def _soft_loss(
+        self, x: Any, y: Any, y_pred: Any, weight: Any, step: Any
+    ) -> Any:
         values = self._objective.soft_values(
-            self.student, x, y_pred, loss=self.loss or None, step=step
+            self.student,
+            x,
+            y_pred,
+            labels=y,
+            loss=self.loss or None,
+            step=step,
         )
         reduction = getattr(self.loss, "reduction", "auto")
         if reduction in ("auto", "none"):

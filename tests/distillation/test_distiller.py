@@ -382,7 +382,7 @@ def test_what_is_no_model_is_refused():
     with pytest.raises(TypeError, match="`student` must be.*'path'.*load_mo"):
         kdtf.Distiller(mlp(4), "path")
     with pytest.raises(TypeError, match="`teacher` must be"):
-        kdtf.Distiller([mlp(4)], mlp(4))
+        kdtf.Distiller("path", mlp(4))
     with pytest.raises(TypeError, match="missing 1 required.*student"):
         kdtf.Distiller(mlp(4))
 
