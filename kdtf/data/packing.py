@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["pack_tokens", "shifted_windows"]
+__all__ = ["as_ids", "pack_tokens", "shifted_windows"]
 
 Windows = tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]
 

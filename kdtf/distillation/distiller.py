@@ -416,14 +416,10 @@ class Distiller(keras.Model):
         """Returns the logs of a step, without metrics where no logits are."""
         if self._head is None or not self._in_training:
             return super().compute_metrics(x, y, y_pred, sample_weight)
-        logs = self.get_metrics_result()
-        compiled = self._compile_metrics
-        for name in compiled.result() if compiled is not None else ():
-            logs.pop(name, None)
-        return logs
+        return self._results_without_metrics()
 
     def train_step(self, data: Any) -> Any:
-        """Takes a step; a joined batch of a cache is taken apart in it."""
+        """Takes a step, and knows meanwhile that it is one of training."""
         object.__setattr__(self, "_in_training", True)
         try:
             return super().train_step(data)
@@ -432,7 +428,16 @@ class Distiller(keras.Model):
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the logs, without a hard loss if none was compiled."""
-        logs = super().get_metrics_result()
+        compiled = self._compile_metrics
+        if compiled is not None and not compiled.built:
+            return self._results_without_metrics()
+        return self._without_hard_loss(super().get_metrics_result())
+
+    def _results_without_metrics(self) -> dict[str, Any]:
+        others = [m for m in self.metrics if m is not self._compile_metrics]
+        return self._without_hard_loss({m.name: m.result() for m in others})
+
+    def _without_hard_loss(self, logs: dict[str, Any]) -> dict[str, Any]:
         if self._compile_loss is None:
             logs.pop("hard_loss", None)
         return logs

@@ -285,7 +285,8 @@ def _try_out(model: Any, head: Head, inputs: Any) -> tuple[Head, float]:
         # A few: each row's gradient is as large as the projection.
         rows = ops.reshape(hidden, (-1, 1, hidden.shape[-1]))[:_ROWS_TRIED]
         logits = [head.project(row, weights) for row in ops.unstack(rows)]
-    found = tape.gradient(logits, weights)
+    # Of one token: each gradient is as large as the kernel.
+    found = tape.gradient(logits[0], weights)
     read = [
         variable
         for variable, gradient in zip(head.variables, found, strict=True)

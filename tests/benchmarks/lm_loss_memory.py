@@ -91,11 +91,16 @@ def run(arguments):
 
     def side():
         dense = keras.layers.Dense(arguments.vocabulary, use_bias=False)
-        model = keras.Sequential([keras.Input(shape[1:]), dense])
+        dense.build(shape)
         kernel = rng.normal(size=dense.kernel.shape, scale=0.2)
         dense.kernel.assign(kernel.astype("float32"))
         states = tf.constant(rng.normal(size=shape).astype("float32"))
-        return states, heads.head_of(model)
+        # Not `head_of`: what its check frees, TensorFlow's pool would keep, and
+        # the steps would take it from there unseen.
+        head = heads.Head(
+            layer=dense, variables=(dense.kernel,), body=None, arguments={}
+        )
+        return states, head
 
     states, head = side()
     teacher = side()

@@ -1,5 +1,7 @@
 """Shards written by tasks, in any order and process, are the local ones."""
 
+import os
+import pathlib
 import pickle
 
 import keras
@@ -73,10 +75,14 @@ def test_a_shard_that_is_there_is_not_written_again(task, tmp_path):
 
 
 @pytest.mark.slow
-def test_beam_writes_the_local_files(task, local, tmp_path):
+def test_beam_writes_the_local_files(task, local, tmp_path, monkeypatch):
     beam = pytest.importorskip("apache_beam")
+    # Workers are processes that must find `read`, which is in this file.
+    here = str(pathlib.Path(__file__).parent)
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([here, *known]))
     options = beam.options.pipeline_options.PipelineOptions(
-        direct_running_mode="multi_processing", direct_num_workers=2
+        [], direct_running_mode="multi_processing", direct_num_workers=2
     )
     with beam.Pipeline(runner="DirectRunner", options=options) as pipeline:
         write_on_beam(pipeline, task, 3)

@@ -47,8 +47,9 @@ def batches(x, y, weight, policy):
     options.experimental_distribute.auto_shard_policy = getattr(
         tf.data.experimental.AutoShardPolicy, policy
     )
-    dataset = dataset.shuffle(len(x), seed=1).batch(4)
-    return dataset.with_options(options)
+    # On replicas Keras looks at a first batch, which counts as an iteration.
+    dataset = dataset.shuffle(len(x), seed=1, reshuffle_each_iteration=False)
+    return dataset.batch(4).with_options(options)
 
 
 def distil(case, strategy=None):
@@ -65,7 +66,8 @@ def distil(case, strategy=None):
             reduction=settings.get("reduction", "sum_over_batch_size"),
         )
         distiller.compile(
-            keras.optimizers.Adam(0.05),
+            # Adam would make much of the last bits of small gradients.
+            keras.optimizers.SGD(0.5, momentum=0.9),
             loss or None,
             metrics=["accuracy"] if alpha else None,
         )

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from kdtf.distillation.features import mapping
 from kdtf.distillation.features.capture import Capture
 from kdtf.distillation.features.capture import Record
 from kdtf.distillation.features.capture import remat_layer
-from kdtf.distillation.features.terms import Feature
-from kdtf.distillation.teachers import accepts_training
+from kdtf.distillation.features.feature import Feature
+from kdtf.distillation.features.tracing import trace
 
 __all__ = ["FeatureMatcher"]
 
@@ -247,7 +246,7 @@ class FeatureMatcher:
         for path in _taps(pairs, "student"):
             _check_gradient(self._student, path)
         records = {
-            role: _trace(model, _taps(pairs, role))
+            role: trace(model, _taps(pairs, role))
             for role, model in (
                 ("student", self._student),
                 ("teacher", teacher),
@@ -341,39 +340,6 @@ def _check_gradient(student: Any, path: str) -> None:
             " was made in a `keras.RematScope`. Make the student outside of "
             "it, or name a layer above."
         )
-
-
-def _trace(model: Any, taps: list[str]) -> dict[str, Record]:
-    """Returns records of a run without data: outputs with static shapes."""
-    specs = keras.tree.map_structure(
-        lambda x: tf.TensorSpec(x.shape, x.dtype), _inputs(model)
-    )
-    kwargs = {"training": False} if accepts_training(model) else {}
-    with Capture(model, taps) as records:
-        tf.function(
-            lambda x: model(x, **kwargs), autograph=False
-        ).get_concrete_function(specs)
-    for path, record in records.items():
-        if not hasattr(record.output, "shape"):
-            raise ValueError(
-                "Features are taken from layers that give one tensor. "
-                f"Received: {path!r} of {model.name!r}, which gives "
-                f"{type(record.output).__name__}. Name another layer."
-            )
-    return records
-
-
-def _inputs(model: Any) -> Any:
-    """Returns a model's symbolic inputs, as a dict if it takes a dict."""
-    if isinstance(model, keras.Sequential):
-        return model.inputs[0]
-    if not getattr(model, "inputs", None):
-        raise ValueError(
-            "Features need models that know the shape of their inputs. "
-            f"Received: {model.name!r} of type {type(model).__name__}. Make "
-            "it a functional model: `keras.Model(inputs, model(inputs))`."
-        )
-    return model.input
 
 
 def _keras_mask(records: Mapping[str, Record]) -> Any:
