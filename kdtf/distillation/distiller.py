@@ -10,6 +10,7 @@ from keras import ops
 
 from kdtf import flavours
 from kdtf.distillation import checks
+from kdtf.distillation import workers
 from kdtf.distillation.features import FeatureMatcher
 from kdtf.distillation.features import padding_mask_of
 from kdtf.distillation.heads import head_of
@@ -35,7 +36,7 @@ class _Reduction(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("kdtf")
-class Distiller(keras.Model):
+class Distiller(workers.Replicated, keras.Model):
     """Trains a student on labels and on a teacher's outputs, by `fit`.
 
     L = alpha * L_hard + (1 - alpha) * L_soft, where L_hard is the loss given
@@ -143,6 +144,7 @@ class Distiller(keras.Model):
     ) -> None:
         widths = kwargs.pop("_feature_widths", None)
         checks.check_model("student", student)
+        workers.check_scope(student)
         # Keras decides on loss scaling by the dtype policy of the model that
         # is compiled. Inputs must reach teacher and student as they are.
         kwargs.setdefault("dtype", _training_policy(student))
@@ -305,7 +307,7 @@ class Distiller(keras.Model):
             if self._matcher is None:
                 loss = run()
             else:
-                loss = self._with_features(run, x, sample_weight)
+                loss = self._with_features(self._matcher, run, x, sample_weight)
         else:
             loss = self._hard_loss(x, y, y_pred, sample_weight)
         if loss is None:
@@ -326,22 +328,25 @@ class Distiller(keras.Model):
             soft = self._soft_loss(x, y, y_pred, weight, step)
         return self._objective.combine(hard, soft, step=step)
 
-    def _with_features(self, run: Any, x: Any, weight: Any) -> Any:
-        """Returns a loss and those of the features, which it also records.
+    def _with_features(
+        self, matcher: FeatureMatcher, run: Any, x: Any, weight: Any
+    ) -> Any:
+        """Returns a loss and those of the features together.
 
         Args:
+            matcher: Records them, and compares.
             run: Gives the loss, running the teacher on the way.
             x: The student's inputs.
             weight: Of the samples.
         """
-        with self._matcher.capture_teacher() as taught:
+        with matcher.capture_teacher() as taught:
             loss = run()
         learned = self.__dict__.pop("_records")
-        values = self._matcher.values(
+        values = matcher.values(
             learned, taught, padding_mask=padding_mask_of(x)
         )
         step = 0 if self.optimizer is None else self.optimizer.iterations
-        weights = self._matcher.weights(step)
+        weights = matcher.weights(step)
         if weight is not None and len(weight.shape) > 1:
             # Of tokens: a sample counts as much as its tokens do.
             axes = tuple(range(1, len(weight.shape)))
@@ -354,7 +359,12 @@ class Distiller(keras.Model):
     def _hard_loss(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
         if not self._objective.has_labels(y) or self._compile_loss is None:
             return None
-        hard = self._compile_loss(y, y_pred, weight)
+        hard = self._part_of_loss(
+            self._compile_loss(y, y_pred, weight),
+            y_pred[..., 0],
+            y_pred,
+            weight,
+        )
         self._track(self._hard_tracker, hard, x)
         return hard
 
@@ -380,7 +390,7 @@ class Distiller(keras.Model):
             labels=y,
             hard=hard,
             step=step,
-            chunk=self.chunk,
+            chunk=self.chunk or 1,
         )
         trackers = {"hard": self._hard_tracker, "soft": self._soft_tracker}
         found = {
@@ -393,15 +403,31 @@ class Distiller(keras.Model):
         self, values: Any, y_pred: Any, weight: Any, tracker: Any, x: Any
     ) -> Any:
         """Returns one number of many, as Keras does for the hard loss."""
-        reduction = getattr(self.loss, "reduction", None)
-        if reduction in (None, "none"):
-            reduction = "sum_over_batch_size"
         reduce = _Reduction(
-            name=tracker.name, reduction=reduction, dtype="float32"
+            name=tracker.name, reduction=self._reduction, dtype="float32"
         )
         loss = reduce(values, y_pred, sample_weight=weight)
+        loss = self._part_of_loss(loss, values, y_pred, weight)
         self._track(tracker, loss, x)
         return loss
+
+    @property
+    def _reduction(self) -> str:
+        reduction = getattr(self.loss, "reduction", None)
+        return (
+            "sum_over_batch_size" if reduction in (None, "none") else reduction
+        )
+
+    def _part_of_loss(
+        self, loss: Any, values: Any, y_pred: Any, weight: Any
+    ) -> Any:
+        return workers.part_of_loss(
+            loss,
+            values,
+            y_pred,
+            sample_weight=weight,
+            reduction=self._reduction,
+        )
 
     def _track(self, tracker: Any, loss: Any, x: Any) -> None:
         # Weighted by batch size as Keras weights its own loss, and undoing

@@ -126,6 +126,9 @@ def student_of(
             "student yourself and use `initialize_student`."
         )
     config.update(num_layers=num_layers, name=f"{source.name}_student")
+    # Llama's configuration forgets it, and its student would have a head apart.
+    if hasattr(source, "tie_word_embeddings"):
+        config["tie_word_embeddings"] = source.tie_word_embeddings
     student = type(source).from_config(config)
     if teacher is not source:
         config = teacher.get_config()

@@ -243,26 +243,25 @@ class Objective:
         teaching = self._require_teaching()
         temperature = self.temperature(step)
         kind: Any = "softmax" if self.head == "auto" else self.head
+        taught: Any = kept
         if teaching.cache is not None:
             checks.check_attached(kept)
-            taught = kept
-
-            def soft(kept: Any, logits: Any) -> Any:
-                return self.values_of_targets(
-                    kept, logits, labels=None, temperature=temperature
-                )
         else:
             (teacher,) = teaching.models.values()
             taught = teacher.hidden(x), teacher.head
 
-            def soft(teacher: Any, logits: Any) -> Any:
-                return losses.per_sample(
-                    self._loss_function,
-                    teacher,
-                    logits,
-                    temperature=temperature,
-                    head=kind,
+        def soft(taught: Any, logits: Any) -> Any:
+            if teaching.cache is not None:
+                return self.values_of_targets(
+                    taught, logits, temperature=temperature
                 )
+            return losses.per_sample(
+                self._loss_function,
+                taught,
+                logits,
+                temperature=temperature,
+                head=kind,
+            )
 
         return token_losses(
             hidden,
@@ -275,7 +274,7 @@ class Objective:
         )
 
     def values_of_targets(
-        self, kept: Any, logits: Any, *, labels: Any, temperature: Any
+        self, kept: Any, logits: Any, *, temperature: Any, labels: Any = None
     ) -> Any:
         """Returns each sample's soft loss, from what a cache kept.
 
@@ -285,14 +284,14 @@ class Objective:
             labels: Of the batch, or None.
             temperature: The cache's own unless it holds all logits.
         """
-        cache = self._require_teaching().cache
+        cache: Any = self._require_teaching().cache
         if "logits" in kept:
             return losses.per_sample(
                 self._loss_function,
                 kept["logits"],
                 logits,
                 temperature=temperature,
-                head=cache.head,  # type: ignore[union-attr]
+                head=cache.head,
                 labels=labels,
             )
         if "weights" in kept:

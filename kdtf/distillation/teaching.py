@@ -33,7 +33,7 @@ class Teaching:
     models: dict[str, ModelTeacher]
     cache: TeacherCache | None = None
     weights: Any = None
-    mixture: str = "probabilities"
+    mixture: mixtures.Space = "probabilities"
 
     @classmethod
     def of(
@@ -42,7 +42,7 @@ class Teaching:
         *,
         inputs: Callable[[Any], Any] | None,
         weights: Any,
-        mixture: str,
+        mixture: Any,
     ) -> "Teaching":
         """Returns what was passed as a teacher, checked.
 

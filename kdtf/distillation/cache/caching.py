@@ -130,7 +130,7 @@ def cache_teacher(
     walk = batches.iterate_batches(dataset, batch_size=batch_size)
     first = next(walk)
     fingerprints.row_keys(first.x, key)
-    run = _Runner(
+    run = Runner(
         teachers.ModelTeacher(teacher, inputs=inputs), first.x, outputs, head
     )
     rows = RowFormat(
@@ -165,7 +165,7 @@ def cache_teacher(
 _OUTPUTS = ("auto", "logits", "probabilities")
 
 
-class _Runner:
+class Runner:
     """Gives a teacher's logits, compiled once for batches of any size."""
 
     def __init__(
@@ -236,7 +236,7 @@ class _Runner:
 
 def _fill(
     writer: CacheWriter,
-    run: _Runner,
+    run: Runner,
     xs: Iterator[Any],
     per_shard: int,
     num_rows: int | None,

@@ -41,7 +41,7 @@ def main():
     x = np.random.default_rng(0).integers(0, 11, (23, 4)).astype("int32")
     settings, row_bytes = KINDS[arguments.kind]
     calls = 0
-    run = caching._Runner.__call__
+    run = caching.Runner.__call__
 
     def counted(self, batch):
         nonlocal calls
@@ -50,7 +50,7 @@ def main():
         calls += 1
         return run(self, batch)
 
-    caching._Runner.__call__ = counted
+    caching.Runner.__call__ = counted
     cache_module.cache_teacher(
         teacher,
         (x,),

@@ -35,13 +35,13 @@ def x(rng):
 def ran(monkeypatch):
     """Counts the batches a teacher ran."""
     batches = []
-    run = caching._Runner.__call__
+    run = caching.Runner.__call__
 
     def counted(self, batch):
         batches.append(batch)
         return run(self, batch)
 
-    monkeypatch.setattr(caching._Runner, "__call__", counted)
+    monkeypatch.setattr(caching.Runner, "__call__", counted)
     return batches
 
 

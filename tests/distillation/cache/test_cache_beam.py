@@ -10,8 +10,8 @@ import pytest
 
 from kdtf.distillation.cache import CacheSettings
 from kdtf.distillation.cache import cache_teacher
-from kdtf.distillation.cache_beam import ShardTask
-from kdtf.distillation.cache_beam import write_on_beam
+from kdtf.distillation.cache.beam import ShardTask
+from kdtf.distillation.cache.beam import write_on_beam
 
 ROWS = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
 

@@ -104,7 +104,7 @@ class ShardTask:
         if self._tools is None:
             teacher = keras.saving.load_model(self.teacher, compile=False)
             first = next(iter(self.read(0)))
-            run = caching._Runner(
+            run = caching.Runner(
                 teachers.ModelTeacher(teacher), first, self.outputs, self.head
             )
             writer = CacheWriter(
