@@ -16,6 +16,8 @@ from kdtf.distillation import losses
 from kdtf.distillation import outputs as outputs_module
 from kdtf.distillation import targets as targets_module
 from kdtf.distillation.heads import token_losses
+from kdtf.distillation.kinds import Made
+from kdtf.distillation.kinds import find_kinds
 from kdtf.distillation.outputs import OutputKind
 from kdtf.distillation.teaching import Teaching
 
@@ -326,46 +328,19 @@ class Objective:
         for outputs in taught:
             self._check_class_counts(outputs.shape, y_pred.shape)
         made = [
-            (role, one.model, one, outputs)
+            Made(role, one.model, one, outputs)
             for (role, one), outputs in zip(
                 teaching.models.items(), taught, strict=True
             )
         ]
-        made.append(("student", student, student, y_pred))
-        activations = {
-            role: outputs_module.last_activation(model)
-            or outputs_module.find_activation(run, x, outputs)
-            for role, model, run, outputs in made
-        }
-        values: dict[str, Any] = {}
-        for role, activation in activations.items():
-            declared = self.outputs[role == "student"]
-            values[role] = (
-                declared if declared != "auto" else _values(role, activation)
-            )
-        checks.check_hard_loss(loss, values["student"])
-        single = y_pred.shape[-1] == 1 or checks.is_binary_loss(loss)
-        if teaching.cache is not None and self.head == "auto":
-            head: Any = teaching.cache.head
-        else:
-            head = self._head(activations, "sigmoid" if single else "softmax")
-        kinds = [OutputKind(values=v, head=head) for v in values.values()]
-        return kinds[:-1], kinds[-1]
-
-    def _head(self, activations: dict[str, Any], otherwise: str) -> Any:
-        if self.head != "auto":
-            return self.head
-        heads = set(activations.values()) & {"softmax", "sigmoid"}
-        if len(heads) > 1:
-            ends = ", ".join(
-                f"the {role} ends in {end}" for role, end in activations.items()
-            )
-            raise ValueError(
-                "Teacher and student must end in the same kind of head. "
-                f"Received: {ends}. If one of them is right for both, say "
-                "`head='softmax'` or `head='sigmoid'`."
-            )
-        return heads.pop() if heads else otherwise
+        made.append(Made("student", student, student, y_pred))
+        head = self.head
+        if teaching.cache is not None and head == "auto":
+            head = teaching.cache.head
+        *kinds, kind = find_kinds(
+            made, x, declared=self.outputs, head=head, loss=loss
+        )
+        return kinds, kind
 
     def get_config(self) -> dict[str, Any]:
         """Returns the settings as plain data; the teacher is not in them."""
@@ -401,14 +376,3 @@ def _pair_of_outputs(outputs: Any) -> tuple[str, str]:
             "outputs", value, ("auto", "logits", "probabilities")
         )
     return pair
-
-
-def _values(role: str, activation: str | None) -> Any:
-    if activation is None:
-        raise ValueError(
-            f"Whether the {role} returns logits or probabilities cannot be "
-            "told: its output comes out of a compiled function. Received: "
-            "outputs='auto'. Say `outputs='logits'`, `outputs="
-            "'probabilities'`, or a pair of these, the teacher's first."
-        )
-    return "logits" if activation == "linear" else "probabilities"

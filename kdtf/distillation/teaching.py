@@ -66,7 +66,7 @@ class Teaching:
                 )
             return cls(given, {}, cache=given)
         if isinstance(given, Mapping):
-            models = dict(given)
+            models = {f"teacher {name}": one for name, one in given.items()}
         elif isinstance(given, Sequence) and not isinstance(given, str):
             models = {f"teacher {i}": model for i, model in enumerate(given)}
         else:
