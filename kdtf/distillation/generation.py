@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from kdtf import files
+from kdtf.distillation.cache import fingerprints
 from kdtf.distillation.writing import Answers
 from kdtf.distillation.writing import SamplerSettings
 from kdtf.distillation.writing import Windows
@@ -166,8 +167,8 @@ class _Folder:
             **run,
             "end_ids": list(run["end_ids"]),
             "num_prompts": len(prompts),
-            "prompts": _digest(prompts),
-            "teacher": _digest(np.asarray(w) for w in teacher.weights),
+            "prompts": fingerprints.of_arrays(prompts),
+            "teacher": fingerprints.of_model(teacher),
         }
         self.fingerprint = hashlib.sha256(
             json.dumps(run, sort_keys=True).encode()
@@ -189,7 +190,7 @@ class _Folder:
         return self.path / f"part-{index:06d}.npz"
 
     def _checksum(self, index: int, answers: Answers) -> str:
-        text = _digest([answers.tokens, answers.prompt_lengths])
+        text = fingerprints.of_arrays([answers.tokens, answers.prompt_lengths])
         whole = f"{self.fingerprint} {index} {text}"
         return hashlib.sha256(whole.encode()).hexdigest()
 
@@ -226,11 +227,3 @@ class _Folder:
             f"{str(part)!r}, which is damaged. Delete this file and call "
             "again: the same answers are written anew."
         )
-
-
-def _digest(arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()

@@ -132,8 +132,10 @@ def born_again(
     _check_count("generations", generations)
     first = build() if teacher is None else teacher
     models = [first, *(build() for _ in range(generations))]
-    distillers = _chain(_models(models), distiller)
-    _run(distillers if teacher is not None else [first, *distillers], fit)
+    stages = _chain(_models(models), distiller)
+    if teacher is None:
+        stages.insert(0, first)
+    _run(stages, fit)
     return models
 
 
@@ -213,10 +215,12 @@ def mutual(
             ".batch(32)`."
         )
     settings = {"alpha": 0.5, "temperature": 1.0, **distiller}
-    distillers = [
-        Distiller(_others(students, index), student, **settings)
-        for index, student in enumerate(students)
-    ]
+    distillers = []
+    for student in students:
+        others = [one for one in students if one is not student]
+        # Features are matched with one teacher, not with a list of one.
+        teacher = others if len(others) > 1 else others[0]
+        distillers.append(Distiller(teacher, student, **settings))
     for one in distillers:
         compile_one(one)
     _check_optimizers(distillers)
@@ -228,7 +232,7 @@ def _models(models: Sequence[Any]) -> list[Any]:
     models = list(models)
     if len(models) < 2:
         raise ValueError(
-            "There must be two models or more, so that one can teach another. "
+            "There must be two models or more, so that one teaches another. "
             f"Received: {len(models)}."
         )
     for index, model in enumerate(models):
@@ -260,18 +264,8 @@ def _run(stages: list[Any], fit: Callable[[Any], Any]) -> None:
         fit(stages.pop(0))
 
 
-def _others(students: list[Any], index: int) -> Any:
-    others = students[:index] + students[index + 1 :]
-    # Features are matched with one teacher, not with a list of one.
-    return others if len(others) > 1 else others[0]
-
-
 def _train(
-    distillers: list[Any],
-    dataset: Any,
-    epochs: int,
-    validation_data: Any,
-    verbose: Any,
+    distillers: list[Any], dataset: Any, epochs: int, held_out: Any, show: Any
 ) -> list[Any]:
     """Trains students in step; returns their histories."""
     histories = [keras.callbacks.History() for _ in distillers]
@@ -282,15 +276,13 @@ def _train(
     bar = keras.callbacks.ProgbarLogger()
     # Negative where tf.data cannot tell.
     target = steps if steps > 0 else None
-    bar.set_params({"verbose": verbose, "epochs": epochs, "steps": target})
+    bar.set_params({"verbose": show, "epochs": epochs, "steps": target})
     for epoch in range(epochs):
         bar.on_epoch_begin(epoch)
         logs = _pass(distillers, dataset, bar)
         for one, own in zip(distillers, logs, strict=True):
-            if validation_data is not None:
-                results = one.evaluate(
-                    validation_data, verbose=0, return_dict=True
-                )
+            if held_out is not None:
+                results = one.evaluate(held_out, verbose=0, return_dict=True)
                 own |= {f"val_{name}": v for name, v in results.items()}
         bar.on_epoch_end(epoch, _numbered(logs))
         for history, own in zip(histories, logs, strict=True):
@@ -352,7 +344,6 @@ def _check_optimizers(distillers: list[Any]) -> None:
     if None in found or len({id(one) for one in found}) < len(found):
         raise ValueError(
             "`compile_one` must compile each Distiller with an optimizer of "
-            f"its own. Received: optimizers {found}. Make the optimizer "
-            "inside of `compile_one`, or name it, as in "
-            '`distiller.compile("adam", loss=loss)`.'
+            f"its own. Received: optimizers {found}. Make it inside of "
+            "`compile_one`."
         )
