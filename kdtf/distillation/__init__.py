@@ -18,6 +18,9 @@ from kdtf.distillation.features import HiddenStates
 from kdtf.distillation.features import PairwiseAngles
 from kdtf.distillation.features import PairwiseDistances
 from kdtf.distillation.generation import generate_dataset
+from kdtf.distillation.generations import assistant_chain
+from kdtf.distillation.generations import born_again
+from kdtf.distillation.generations import mutual
 from kdtf.distillation.initialization import initialize_student
 from kdtf.distillation.initialization import student_of
 from kdtf.distillation.losses import JensenShannonDivergence
@@ -30,6 +33,9 @@ from kdtf.distillation.relational import RelationalDistillation
 from kdtf.distillation.relational import relational_distance
 
 __all__ = [
+    "assistant_chain",
+    "born_again",
+    "mutual",
     "AttentionMaps",
     "AttentionRelations",
     "CacheError",

@@ -77,18 +77,16 @@ def train(
 def assert_same(one, other, atol=0.0):
     """Compares weights and logs; 0 means bit for bit."""
     (a, logs_a), (b, logs_b) = one, other
-    start = tagger(4) if len(a.student.inputs[0].shape) == 2 else None
     pairs = zip(a.student.get_weights(), b.student.get_weights(), strict=True)
     for v, w in pairs:
         np.testing.assert_allclose(v, w, rtol=0, atol=atol)
     assert sorted(logs_a) == sorted(logs_b)
-    for name in logs_a:
+    for name, values in logs_a.items():
         np.testing.assert_allclose(
-            logs_a[name], logs_b[name], rtol=1e-5, atol=1e-6, err_msg=name
+            values, logs_b[name], rtol=1e-5, atol=1e-6, err_msg=name
         )
-    if start is not None and a.student.count_params() == start.count_params():
-        moved = np.abs(a.student.get_weights()[0] - start.get_weights()[0])
-        assert moved.max() > 1e-3
+        # It moved, so that equal weights say something.
+        assert values[0] != values[-1]
 
 
 def test_dense_float32_cache_is_the_live_teacher(data, tmp_path):
@@ -135,9 +133,7 @@ def test_top_k_loss_is_the_numpy_formula(data, tmp_path):
     x, y, weight = data
     cache = cached(teacher, data, tmp_path, top_k=2, temperature=2.0)
     t, s = (np.asarray(m(x), "float64") / 2.0 for m in (teacher, student))
-    p, q = (
-        np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (t, s)
-    )
+    p, q = (np.exp(z) / np.exp(z).sum(-1, keepdims=True) for z in (t, s))
     ids = np.argsort(-p, -1)[..., :2]
 
     def merged(r):
@@ -189,7 +185,9 @@ def test_masks_and_weights(kind, data, tmp_path):
     x[::2, 3:] = 0
     teacher = tagger(8)
     settings = {"temperature": 1.0}
-    live = train(teacher, batches(x, y, weight), tagger(4, masked=True), **settings)
+    live = train(
+        teacher, batches(x, y, weight), tagger(4, masked=True), **settings
+    )
     cache = cached(teacher, data, tmp_path, **kind)
     attached = cache.attach(batches(x, y, weight))
     found = train(cache, attached, tagger(4, masked=True), **settings)
@@ -305,12 +303,11 @@ def test_mixed_float16_and_a_float16_cache(kind, data, tmp_path):
     teacher = tagger(8)
     cache = cached(teacher, data, tmp_path, dtype="float16", **kind)
     whole = train(cache, cache.attach(batches(*data)), temperature=1.0)[1]
-    with keras.device("cpu"):
-        keras.config.set_dtype_policy("mixed_float16")
-        try:
-            student = tagger(4)
-        finally:
-            keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        student = tagger(4)
+    finally:
+        keras.config.set_dtype_policy("float32")
     assert student.compute_dtype == "float16"
     distiller, logs = train(
         cache, cache.attach(batches(*data)), student, temperature=1.0

@@ -130,7 +130,22 @@ def test_all_classes_kept_is_the_whole_divergence(scale, rng):
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "tvd"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jensen_shannon",
+        "skew_kl",
+        "skew_reverse_kl",
+        "tvd",
+        pytest.param(
+            "reverse_kl",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="the empty bucket: 1e-7 * log(1e-7 / 0) is inf",
+            ),
+        ),
+    ],
+)
 def test_other_divergences_of_all_classes_kept(name, rng):
     teacher, student = rng.normal(size=(2, 6, 5))
     loss, kept = losses.get(name), top_k(teacher, 5)
@@ -141,16 +156,10 @@ def test_other_divergences_of_all_classes_kept(name, rng):
     def merged(logits):
         return bucket_loss(kept, logits, loss=loss)
 
-    # The student's empty bucket holds 1e-7, of which -inf makes much.
-    tolerance = 1e-5
-    found = merged(tf.cast(student, "float32"))
-    assert np.isfinite(found).all()
-    if name == "reverse_kl":
-        # Its value is q * log(q / 0) there; no use, but no nan either.
-        return
-    np.testing.assert_allclose(found, whole(student), atol=tolerance)
+    # The student's empty bucket holds 1e-7.
+    np.testing.assert_allclose(merged(student), whole(student), atol=1e-5)
     np.testing.assert_allclose(
-        gradient(merged, student), gradient(whole, student), atol=tolerance
+        gradient(merged, student), gradient(whole, student), atol=1e-5
     )
 
 
@@ -274,9 +283,7 @@ def test_unused_slots_have_no_part(garbage):
     np.testing.assert_allclose(
         targets.per_token_from_samples(kept, student), [0.0], atol=1e-7
     )
-    slope = gradient(
-        lambda z: targets.per_token_from_samples(kept, z), student
-    )
+    slope = gradient(lambda z: targets.per_token_from_samples(kept, z), student)
     np.testing.assert_allclose(slope, [[0.0, -0.5, 0.5]], atol=1e-6)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import keras
 
 from kdtf import batches
-from kdtf.distillation import Distiller
 from kdtf.distillation import checks
+from kdtf.distillation.distiller import Distiller
 
 __all__ = ["assistant_chain", "born_again", "mutual"]
 

@@ -7,9 +7,9 @@ import tensorflow as tf
 
 import kdtf
 from kdtf.distillation import HiddenStates
-from kdtf.recipes.generations import assistant_chain
-from kdtf.recipes.generations import born_again
-from kdtf.recipes.generations import mutual
+from kdtf.distillation.generations import assistant_chain
+from kdtf.distillation.generations import born_again
+from kdtf.distillation.generations import mutual
 
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 
@@ -20,7 +20,8 @@ def linear(**kwargs):
 
 
 def mlp(width):
-    layers = [keras.layers.Dense(width), keras.layers.Dense(3)]
+    hidden = keras.layers.Dense(width, name="hidden")
+    layers = [hidden, keras.layers.Dense(3)]
     return keras.Sequential([keras.Input((5,)), *layers])
 
 
@@ -210,7 +211,7 @@ def test_born_again_refuses_before_any_training():
         with pytest.raises(ValueError, match="`generations` must be an int"):
             born_again(linear, never, generations=wrong)
     with pytest.raises(TypeError, match="`build` must be a function"):
-        born_again(linear(), never, generations=1)
+        born_again(None, never, generations=1)
     with pytest.raises(TypeError, match="`fit` must be a function"):
         born_again(linear, None, generations=1)
     model = linear()
@@ -329,11 +330,11 @@ def test_mutual_needs_no_labels_with_alpha_0(data):
     gap = kl(students[:1], students[1], x, 1.0)
     histories = mutual(
         students,
-        lambda distiller: distiller.compile("sgd"),
+        lambda distiller: distiller.compile(keras.optimizers.SGD(0.5)),
         tf.data.Dataset.from_tensors((x,)),
         verbose=0,
         alpha=0,
-        epochs=20,
+        epochs=10,
     )
     assert set(histories[0].history) == {"loss", "soft_loss"}
     # They come to agree.
@@ -341,15 +342,25 @@ def test_mutual_needs_no_labels_with_alpha_0(data):
 
 
 def test_two_students_match_features(data):
+    x, y = data
     students = [mlp(4), mlp(4)]
     histories = mutual(
         students,
-        sgd(0.1),
-        dataset_of(*data, size=8),
+        sgd(0.0),
+        dataset_of(x, y, size=8),
         verbose=0,
-        features=[HiddenStates(layers=[("dense", "dense")])],
+        features=[HiddenStates(layers={"hidden": "hidden"}, weight=2.0)],
     )
-    assert len(histories) == 2
+    for own, other, history in zip(
+        students, students[::-1], histories, strict=True
+    ):
+        logs = {name: values[0] for name, values in history.history.items()}
+        (feature,) = set(logs) - {"loss", "hard_loss", "soft_loss"}
+        assert logs[feature] > 0.01
+        parts = cross_entropy(own, x, y) + kl([other], own, x, 1.0)
+        assert logs["loss"] == pytest.approx(
+            parts / 2 + 2 * logs[feature], rel=1e-5
+        )
 
 
 def test_bar_shows_every_student(data, capsys):
