@@ -8,7 +8,9 @@ from kdtf.distillation.outputs import output_shape
 __all__ = [
     "check_attached",
     "check_cached",
+    "check_cached_head",
     "check_choice",
+    "check_chunk",
     "check_chunked",
     "check_class_counts",
     "check_hard_loss",
@@ -194,6 +196,16 @@ def check_attached(targets: Any) -> None:
         )
 
 
+def check_chunk(chunk: Any) -> None:
+    """Raises unless `chunk` is None or a number of tokens."""
+    if chunk is None or (type(chunk) is int and chunk >= 1):
+        return
+    raise ValueError(
+        "`chunk` must be a whole number of tokens, at least 1. Received: "
+        f"chunk={chunk!r}. Leave it out for all tokens at once."
+    )
+
+
 def check_chunked(num_teachers: int, *, name: Any, needs_all: bool) -> None:
     """Raises unless the soft loss can be made a few tokens at a time.
 
@@ -215,6 +227,20 @@ def check_chunked(num_teachers: int, *, name: Any, needs_all: bool) -> None:
             "`chunk` is for soft losses of single tokens' logits. Received: "
             f"soft_loss={name!r}, which looks at labels or at the whole "
             "batch. Leave `chunk` out, or use 'kl'."
+        )
+
+
+def check_cached_head(cache: Any, head: str) -> None:
+    """Raises unless a cache's outputs are of the student's kind of head.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if cache.head != head:
+        raise ValueError(
+            "`head` must be the cache's. Received: a student with head="
+            f"{head!r}, a cache of {cache.head!r}. If the teacher was taken "
+            f"for another kind, cache again with `head={head!r}`."
         )
 
 

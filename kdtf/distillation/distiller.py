@@ -127,6 +127,7 @@ class Distiller(Step, keras.Model):
     ) -> None:
         widths = kwargs.pop("_feature_widths", None)
         checks.check_model("student", student)
+        checks.check_chunk(chunk)
         workers.check_scope(student)
         # Keras decides on loss scaling by the dtype policy of the model that
         # is compiled. Inputs must reach teacher and student as they are.
@@ -178,6 +179,7 @@ class Distiller(Step, keras.Model):
             TypeError: `teacher` is no Keras model.
             ValueError: It is not built, or its output shape differs.
         """
+        former = self._objective.teaching
         self._objective.set_teacher(
             teacher,
             self.student,
@@ -187,7 +189,11 @@ class Distiller(Step, keras.Model):
             in_chunks=self.chunk is not None,
         )
         if self._matcher is not None:
-            self._matcher.set_teacher(teacher)
+            try:
+                self._matcher.set_teacher(teacher)
+            except (TypeError, ValueError):
+                self._objective.teaching = former
+                raise
         # The compiled step has the former teacher in it.
         self.train_function = None
 
@@ -266,12 +272,13 @@ class Distiller(Step, keras.Model):
             config["student"], custom_objects=custom_objects
         )
         settings = Objective.deserialize(config)
-        features = config["features"] or {"terms": [], "widths": None}
+        # Files of earlier versions have neither.
+        features = config.get("features") or {"terms": [], "widths": None}
         return cls(
             None,
             student,
             name=config["name"],
-            chunk=config["chunk"],
+            chunk=config.get("chunk"),
             features=[
                 keras.saving.deserialize_keras_object(
                     term, custom_objects=custom_objects

@@ -37,12 +37,14 @@ class Head:
             embedding not the table that it looks tokens up in.
         body: Maps the model's inputs to hidden states; shares its layers.
         arguments: What the model calls the layer with besides hidden states.
+        num_outputs: How many logits a token has.
     """
 
     layer: Any
     variables: tuple[Any, ...]
     body: Any
     arguments: dict[str, Any]
+    num_outputs: int
 
     def hidden(self, x: Any, *, training: bool | None = None) -> Any:
         """Returns the hidden states for inputs, `(batch, ..., width)`."""
@@ -87,6 +89,8 @@ def head_of(model: Any, *, argument: str = "student") -> Head:
         'logits'
     """
     outputs = getattr(model, "outputs", None) or []
+    if not isinstance(model, keras.Model):
+        _refuse(argument, model, "it is no Keras 3 model")
     if len(outputs) != 1:
         _refuse(argument, model, "it is no graph of layers with one output")
     layer, node_index, _ = outputs[0]._keras_history
@@ -103,6 +107,7 @@ def head_of(model: Any, *, argument: str = "student") -> Head:
         variables=tuple(layer.variables),
         body=keras.Model(inputs, node.input_tensors[0]),
         arguments=arguments,
+        num_outputs=outputs[0].shape[-1],
     )
     head, error = _try_out(model, head, inputs)
     # Half precision rounds a sum in another order by about 1%.
@@ -279,7 +284,8 @@ def _try_out(model: Any, head: Head, inputs: Any) -> tuple[Head, float]:
     x = keras.tree.map_structure(example, inputs)
     expected = ops.cast(model(x, training=False), "float32")
     hidden = head.hidden(x, training=False)
-    weights = head.weights()
+    # In a strategy's scope they are handles of several values.
+    weights = [tf.convert_to_tensor(weight) for weight in head.weights()]
     with tf.GradientTape() as tape:
         tape.watch([w for w in weights if w.dtype.is_floating])
         # A few: each row's gradient is as large as the projection.

@@ -8,7 +8,7 @@ from kdtf.distillation import checks
 from kdtf.distillation import outputs as outputs_module
 from kdtf.distillation.outputs import OutputKind
 
-__all__ = ["Made", "find_kinds"]
+__all__ = ["Made", "find_kinds", "likely_head"]
 
 
 class Made(NamedTuple):
@@ -59,10 +59,24 @@ def find_kinds(
         values.append(said if said != "auto" else _values(role, activation))
     checks.check_hard_loss(loss, values[-1])
     if head == "auto":
-        single = made[-1].outputs.shape[-1] == 1 or checks.is_binary_loss(loss)
-        head = _head(activations, "sigmoid" if single else "softmax")
+        head = _head(activations, likely_head(made[-1].outputs.shape[-1], loss))
     kind: Any = head
     return [OutputKind(values=value, head=kind) for value in values]
+
+
+def likely_head(num_outputs: int | None, loss: Any) -> str:
+    """Returns the head that logits without an activation are likely of.
+
+    Args:
+        num_outputs: Of each sample or token.
+        loss: The hard loss.
+
+    Example:
+        >>> likely_head(10, None), likely_head(1, None)
+        ('softmax', 'sigmoid')
+    """
+    single = num_outputs == 1 or checks.is_binary_loss(loss)
+    return "sigmoid" if single else "softmax"
 
 
 def _head(activations: dict[str, Any], otherwise: str) -> str:

@@ -18,6 +18,7 @@ from kdtf.distillation import targets as targets_module
 from kdtf.distillation.heads import token_losses
 from kdtf.distillation.kinds import Made
 from kdtf.distillation.kinds import find_kinds
+from kdtf.distillation.kinds import likely_head
 from kdtf.distillation.outputs import OutputKind
 from kdtf.distillation.teaching import Teaching
 
@@ -224,8 +225,9 @@ class Objective:
         *,
         labels: Any,
         hard: Any,
+        loss: Any,
         step: Any,
-        chunk: int,
+        chunk: Any,
     ) -> dict[str, Any]:
         """Returns each token's losses, a few tokens' logits at a time.
 
@@ -235,6 +237,7 @@ class Objective:
             head: What makes its logits of them.
             labels: Of the batch, or None.
             hard: The hard loss of labels and logits, or None.
+            loss: What was compiled, a hint to the kind of head.
             step: The optimizer's step, for schedules.
             chunk: How many tokens.
 
@@ -244,7 +247,9 @@ class Objective:
         x, kept = targets_module.split(x)
         teaching = self._require_teaching()
         temperature = self.temperature(step)
-        kind: Any = "softmax" if self.head == "auto" else self.head
+        kind: Any = self.head
+        if kind == "auto":
+            kind = likely_head(head.num_outputs, loss)
         taught: Any = kept
         if teaching.cache is not None:
             checks.check_attached(kept)
@@ -300,9 +305,10 @@ class Objective:
             return targets_module.per_token_from_samples(
                 kept, logits, temperature=temperature
             )
-        # They are softened already; the factor T^2 is still to come.
+        # They are softened already, and the loss will soften them.
         pair = targets_module.buckets(kept, logits, temperature=temperature)
-        return temperature**2 * self._loss_function(*pair, temperature=1.0)
+        hot = [temperature * one for one in pair]
+        return self._loss_function(*hot, temperature=temperature)
 
     def _require_teaching(self) -> Teaching:
         if self.teaching is None:
@@ -334,12 +340,11 @@ class Objective:
             )
         ]
         made.append(Made("student", student, student, y_pred))
-        head = self.head
-        if teaching.cache is not None and head == "auto":
-            head = teaching.cache.head
         *kinds, kind = find_kinds(
-            made, x, declared=self.outputs, head=head, loss=loss
+            made, x, declared=self.outputs, head=self.head, loss=loss
         )
+        if teaching.cache is not None:
+            checks.check_cached_head(teaching.cache, kind.head)
         return kinds, kind
 
     def get_config(self) -> dict[str, Any]:

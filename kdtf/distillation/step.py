@@ -1,5 +1,6 @@
 """A training step of a `Distiller`: who runs, and the losses that follow."""
 
+import threading
 from typing import Any
 
 import keras
@@ -39,6 +40,8 @@ class Step(workers.Replicated):
     _objective: Objective
     _head: Head | None
     _matcher: FeatureMatcher | None
+    _training: set[int]
+    _records: dict[int, Any]
 
     def _prepare(
         self, chunk: int | None, matcher: FeatureMatcher | None
@@ -46,7 +49,10 @@ class Step(workers.Replicated):
         """Makes what steps need: the trackers, the head, the projections."""
         self._head = None if chunk is None else head_of(self.student)
         self._matcher = matcher
-        self._in_training = False
+        # By thread: replicas take their steps in turn, each in its own.
+        # Set past Keras, which would track what is put in.
+        object.__setattr__(self, "_training", set())
+        object.__setattr__(self, "_records", {})
         self._student_accepts_training = accepts_training(self.student)
         self._hard_tracker = keras.metrics.Mean(name="hard_loss")
         self._soft_tracker = keras.metrics.Mean(name="soft_loss")
@@ -66,7 +72,7 @@ class Step(workers.Replicated):
         with self._matcher.capture_student() as records:
             outputs = self._run_student(inputs, training)
         # Used up by `compute_loss`, in the same trace.
-        object.__setattr__(self, "_records", records)
+        self._records[threading.get_ident()] = records
         return outputs
 
     def _run_student(self, inputs: Any, training: bool | None) -> Any:
@@ -143,9 +149,9 @@ class Step(workers.Replicated):
         """
         with matcher.capture_teacher() as taught:
             loss = run()
-        learned = self.__dict__.pop("_records")
+        learned = self._records.pop(threading.get_ident())
         values = matcher.values(
-            learned, taught, padding_mask=padding_mask_of(x)
+            learned, taught, padding_mask=padding_mask_of(split(x)[0])
         )
         step = 0 if self.optimizer is None else self.optimizer.iterations
         weights = matcher.weights(step)
@@ -184,16 +190,23 @@ class Step(workers.Replicated):
     ) -> tuple[Any, Any]:
         hard = None
         if self._objective.has_labels(y) and self._compile_loss is not None:
-            hard = keras.losses.get(self.loss).call
+            hard = keras.losses.get(self.loss)
+            hard = getattr(hard, "call", hard)
         values = self._objective.in_chunks(
             x,
             hidden,
             self._head,
             labels=y,
             hard=hard,
+            loss=self._compile_loss and self.loss,
             step=step,
-            chunk=self.chunk or 1,
+            chunk=self.chunk,
         )
+        ignored = getattr(self.loss, "ignore_class", None)
+        if hard is not None and ignored is not None:
+            # Keras leaves them out by a mask on the values.
+            counts = ops.reshape(y, ops.shape(values["hard"])) != ignored
+            values["hard"]._keras_mask = counts
         trackers = {"hard": self._hard_tracker, "soft": self._soft_tracker}
         found = {
             name: self._reduced(own, hidden, weight, trackers[name], x)
@@ -242,17 +255,17 @@ class Step(workers.Replicated):
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         """Returns the logs of a step, without metrics where no logits are."""
-        if self._head is None or not self._in_training:
+        if self._head is None or threading.get_ident() not in self._training:
             return super().compute_metrics(x, y, y_pred, sample_weight)
         return self._results_without_metrics()
 
     def train_step(self, data: Any) -> Any:
         """Takes a step, and knows meanwhile that it is one of training."""
-        object.__setattr__(self, "_in_training", True)
+        self._training.add(threading.get_ident())
         try:
             return super().train_step(data)
         finally:
-            object.__setattr__(self, "_in_training", False)
+            self._training.discard(threading.get_ident())
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the logs, without a hard loss if none was compiled."""

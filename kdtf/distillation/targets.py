@@ -6,7 +6,6 @@ A cache hands its rows to the training step inside the student's inputs: a
 
 from typing import Any
 
-import keras
 from keras import ops
 
 __all__ = [
@@ -69,7 +68,9 @@ def buckets(
 
     Returns:
         The teacher's and the student's log-probabilities, float32 of shape
-        `(..., k + 1)`: logits of two distributions over the buckets.
+        `(..., k + 1)`: logits of two distributions over the buckets. With all
+        classes among the k, `(..., k)`. A student that leaves less than 1e-7
+        to all others gets no gradient for their bucket.
 
     Example:
         >>> teacher, student = buckets(
@@ -87,6 +88,9 @@ def buckets(
     log_probs = ops.cast(targets["log_probs"], "float32")
     log_rest = ops.cast(targets["log_rest"], "float32")
     student = _log_probs_at(ids, student_logits, temperature)
+    if ids.shape[-1] == student_logits.shape[-1]:
+        # There are no others.
+        return log_probs, student
     known = ops.sum(ops.exp(student), axis=-1, keepdims=True)
     rest = ops.log(ops.maximum(1.0 - known, _SMALLEST_REST))
     return (
@@ -146,9 +150,3 @@ def _log_probs_at(ids: Any, logits: Any, temperature: Any) -> Any:
     logits = ops.cast(logits, "float32") / temperature
     total = ops.logsumexp(logits, axis=-1, keepdims=True)
     return ops.take_along_axis(logits, ids, axis=-1) - total
-
-
-def shape_of(targets: dict[str, Any]) -> tuple[int | None, ...]:
-    """Returns the shape of what the targets stand for, without classes."""
-    key = "logits" if "logits" in targets else "ids"
-    return tuple(keras.ops.shape(targets[key]))[:-1]

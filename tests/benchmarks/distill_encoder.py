@@ -101,6 +101,8 @@ def main():
     parser.add_argument("--preset", type=pathlib.Path, required=True)
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--articles", type=int, default=8000)
+    parser.add_argument("--tests", type=int, default=7600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -110,13 +112,18 @@ def main():
     tokenizer = keras_nlp.models.BertTokenizer.from_preset(
         str(arguments.preset)
     )
-    train, test = (
-        (encode(tokenizer, texts), labels)
-        for texts, labels in (
-            articles(arguments.data / "text" / f"ag_news_{name}.tsv")
-            for name in ("train8k", "test")
+    parts = []
+    for name, count in (
+        ("train8k", arguments.articles),
+        ("test", arguments.tests),
+    ):
+        texts, labels = articles(
+            arguments.data / "text" / f"ag_news_{name}.tsv"
         )
-    )
+        # Spread over the file, which is sorted by topic.
+        every = slice(None, None, max(1, len(texts) // count))
+        parts.append((encode(tokenizer, texts[every]), labels[every]))
+    train, test = parts
     teacher = trained_teacher(arguments, train)
     top = accuracy(teacher, test)
     print(f"teacher {top:.4f}, {teacher.count_params():,} parameters")

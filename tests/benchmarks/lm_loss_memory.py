@@ -98,7 +98,11 @@ def run(arguments):
         # Not `head_of`: what its check frees, TensorFlow's pool would keep, and
         # the steps would take it from there unseen.
         head = heads.Head(
-            layer=dense, variables=(dense.kernel,), body=None, arguments={}
+            layer=dense,
+            variables=(dense.kernel,),
+            body=None,
+            arguments={},
+            num_outputs=arguments.vocabulary,
         )
         return states, head
 

@@ -168,9 +168,6 @@ def test_other_divergences_of_all_classes_kept(name, data, tmp_path):
     assert_same(found, live, atol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="T^2 is multiplied to a loss whose own factor is T"
-)
 def test_total_variation_of_all_classes_kept(data, tmp_path):
     teacher, settings = tagger(8), {"temperature": 2.0, "soft_loss": "tvd"}
     live = train(teacher, batches(*data), **settings)
@@ -244,9 +241,6 @@ def test_labels_each_for_itself(rng, tmp_path):
     assert_same(found, live, atol=1e-6)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a cache's guess at the head overrides the hard loss"
-)
 def test_labels_each_for_itself_are_told_by_the_hard_loss(rng, tmp_path):
     """As for the live teacher; or it is refused, which would do as well."""
     x, y = binary(rng)
@@ -264,9 +258,6 @@ def test_labels_each_for_itself_are_told_by_the_hard_loss(rng, tmp_path):
         assert_same(found, live, atol=1e-6)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the heads of a cache and of the student may differ"
-)
 def test_another_head_than_the_caches_is_refused(rng, tmp_path):
     x, y = binary(rng)
     cache = cached(classifier(8, "softmax"), (x, y), tmp_path)

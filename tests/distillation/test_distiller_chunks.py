@@ -166,9 +166,6 @@ def squared(y_true, y_pred):
     return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`keras.losses.get` of a name is a function: no `call`"
-)
 @pytest.mark.parametrize("loss", ["mse", squared])
 def test_a_hard_loss_that_is_a_name_or_a_function(loss, data):
     x, y, weight = data
@@ -176,9 +173,6 @@ def test_a_hard_loss_that_is_a_name_or_a_function(loss, data):
     assert_equal(tagger(8), (x, target, weight), lambda: tagger(4), loss=loss)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Keras notes the ignored labels on the loss values"
-)
 def test_labels_that_the_hard_loss_ignores(data):
     x, y, _ = data
     y[:, 3:] = -1
@@ -186,9 +180,6 @@ def test_labels_that_the_hard_loss_ignores(data):
     assert_equal(tagger(8), (x, y), lambda: tagger(4), loss=loss)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="in chunks `head='auto'` means softmax, always"
-)
 @pytest.mark.parametrize("classes", [1, CLASSES])
 def test_labels_each_for_itself(classes, data, rng):
     y = rng.integers(0, 2, (8, TIME, classes)).astype("float32")
@@ -385,9 +376,6 @@ def test_mixed_float16(data):
         np.testing.assert_allclose(whole[name], parts[name], rtol=1e-2)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="not looked at before the first step; 0 counts as 1"
-)
 @pytest.mark.parametrize("chunk", [0, -1, 2.5, "all"])
 def test_what_is_no_number_of_tokens_is_refused(chunk):
     with pytest.raises((ValueError, TypeError), match="`chunk` must"):
@@ -427,9 +415,6 @@ def test_uld_between_vocabularies(data):
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a node of tf_keras has no `arguments`: AttributeError"
-)
 def test_a_tf_keras_teacher_is_refused():
     import tf_keras
 

@@ -202,9 +202,6 @@ def test_padding_has_no_part(kind, data):
     assert abs(error.mean() - expected) > 1e-3
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the padding mask is looked for in the joined inputs"
-)
 def test_padding_has_no_part_in_an_attached_dataset(data, tmp_path):
     x, y, _ = data
     real = np.ones_like(x)
@@ -335,9 +332,6 @@ def test_config_round_trip(data):
     assert shapes == [(4, 8)] and made.teacher is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="from_config asks for keys that older files lack"
-)
 def test_files_of_an_earlier_version_load(data, tmp_path):
     x, y, _ = data
     distiller = kdtf.Distiller(tagger(8), tagger(4))
@@ -382,9 +376,6 @@ def test_layers_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize("wrong", ["widths", "cache"])
-@pytest.mark.xfail(
-    strict=True, reason="the objective takes the teacher before it is refused"
-)
 def test_a_refused_teacher_leaves_the_former_one(wrong, data, tmp_path):
     teacher = tagger(8)
     distiller = kdtf.Distiller(teacher, tagger(4), features=[STATES])

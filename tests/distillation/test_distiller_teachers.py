@@ -124,13 +124,13 @@ def test_one_hot_weights_choose_each_examples_own_teacher(
     x = data[0]
     *z, s = logits_of(*models, student, x=x)
     # Which of three, by the sign of two features.
-    own = np.where(x[:, 0] > 0, 0, np.where(x[:, 1] > 0, 1, 2))
+    own = np.where(x[:, 0] > 0, 0, np.where(x[:, 2] > 0, 1, 2))
     assert set(own) == {0, 1, 2}
     chosen = np.stack(z)[own, np.arange(8)]
 
     def weights(x):
         first = tf.cast(x[:, 0] > 0, "float32")
-        second = (1 - first) * tf.cast(x[:, 1] > 0, "float32")
+        second = (1 - first) * tf.cast(x[:, 2] > 0, "float32")
         return tf.stack([first, second, 1 - first - second], axis=-1)
 
     distiller, logs = train(
