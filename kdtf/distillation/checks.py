@@ -16,6 +16,7 @@ __all__ = [
     "check_hard_loss",
     "check_keras_3_only",
     "check_model",
+    "check_same_classes",
     "is_binary_loss",
 ]
 
@@ -98,6 +99,23 @@ def check_class_counts(teacher: Any, student: Any) -> None:
         f"{rule}. Received: teacher outputs {teacher}, student outputs "
         f"{student}. {way_out}"
     )
+
+
+def check_same_classes(shapes: Any) -> None:
+    """Raises unless teachers that are mixed have the same classes.
+
+    Args:
+        shapes: Of their outputs, None where unknown.
+
+    Raises:
+        ValueError: They differ.
+    """
+    counts = {shape[-1] for shape in shapes if shape is not None} - {None}
+    if len(counts) > 1:
+        raise ValueError(
+            "Several teachers must have the same classes, to be mixed. "
+            f"Received: outputs {shapes}. Distil from one after the other."
+        )
 
 
 def check_hard_loss(loss: Any, values: str | None) -> None:

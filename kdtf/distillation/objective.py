@@ -116,6 +116,7 @@ class Objective:
                     "needs_labels", "across_batch", "softmax_only"
                 ),
             )
+        checks.check_same_classes(shapes)
         for shape in shapes:
             self._check_class_counts(
                 shape, outputs_module.output_shape(student)

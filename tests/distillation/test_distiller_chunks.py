@@ -28,6 +28,7 @@ def tagger(width, classes=CLASSES, activation=None, masked=False):
 def gpt2(width):
     import keras_nlp
 
+    keras.utils.set_random_seed(width)
     backbone = keras_nlp.models.GPT2Backbone(
         vocabulary_size=12,
         num_layers=1,

@@ -280,9 +280,3 @@ def test_samples_in_half_precision_and_of_tokens(rng):
     log_q = log_softmax(student)[0]
     expected = (log_p[0] - log_q[:, 0] + 2 * (log_p[3] - log_q[:, 3])) / 3
     np.testing.assert_allclose(value[0], expected, atol=2e-3)
-
-
-def test_shape_of_every_kind():
-    ids = np.zeros((2, 3, 4))
-    assert targets.shape_of({"logits": ids}) == (2, 3)
-    assert targets.shape_of({"ids": ids, "log_rest": ids[..., 0]}) == (2, 3)
