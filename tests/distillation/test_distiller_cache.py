@@ -96,6 +96,7 @@ def test_dense_float32_cache_is_the_live_teacher(data, tmp_path):
     assert_same(train(cache, cache.attach(batches(*data))), live)
 
 
+@pytest.mark.slow
 def test_so_it_is_when_compiled_to_a_graph(data, tmp_path):
     teacher, graph = tagger(8), {"compiled": {"run_eagerly": False}}
     live = train(teacher, batches(*data), **graph)
@@ -435,6 +436,7 @@ def test_what_is_for_models_is_refused(data, tmp_path):
         kdtf.Distiller(cache, tagger(4, classes=CLASSES + 1))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_goes_on_as_if_never_interrupted(data, tmp_path):
     cache = cached(tagger(8), data, tmp_path / "cache", top_k=3)
     attached = cache.attach(batches(*data))
@@ -550,5 +552,6 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_give_the_weights_and_logs_of_one(printed_by):
     assert printed_by(REPLICAS).endswith("same")

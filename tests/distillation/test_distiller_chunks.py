@@ -109,6 +109,7 @@ def test_gpt2_with_padding_as_weights(reduction, data):
     assert_equal(gpt2(8), (x, y, weight), lambda: gpt2(4), loss=loss)
 
 
+@pytest.mark.slow
 def test_gpt2_compiled_to_a_graph(data):
     ids, y, weight = data
     x = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
@@ -145,6 +146,7 @@ def test_without_labels(data):
     assert_equal(tagger(8), (data[0],), lambda: tagger(4), alpha=0.0)
 
 
+@pytest.mark.slow
 def test_labels_with_an_axis_of_one_and_one_hot(data):
     x, y, weight = data
     assert_equal(tagger(8), (x, y[..., None], weight), lambda: tagger(4))
@@ -203,6 +205,7 @@ def test_labels_each_for_itself_when_told(data, rng):
     )
 
 
+@pytest.mark.slow
 def test_schedules_go_on_by_step(data):
     cooling = kdtf.CosineSchedule(initial=8.0, final=1.0, end_step=4)
     rising = kdtf.PolynomialSchedule(initial=0.1, final=0.9, end_step=4)
@@ -329,6 +332,7 @@ def test_a_student_quantize_aware_after_construction(data):
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_goes_on_as_if_never_interrupted(data, tmp_path):
     teacher = tagger(8)
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(4)
@@ -499,5 +503,6 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_give_the_weights_and_logs_of_one(printed_by):
     assert printed_by(REPLICAS).endswith("same")

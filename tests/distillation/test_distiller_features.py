@@ -286,6 +286,7 @@ def test_evaluate_and_predict_are_the_students_own(data):
     )
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_it_goes_on_as_if_never_interrupted(data, tmp_path):
     teacher = tagger(8)
 
@@ -411,6 +412,7 @@ def test_teacher_is_neither_tracked_nor_changed(data):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_with_chunks(chunk, data):
     teacher = tagger(8)
@@ -491,5 +493,6 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_give_the_weights_and_logs_of_one(printed_by):
     assert printed_by(REPLICAS).endswith("same")

@@ -150,6 +150,7 @@ def test_without_sharding_all_train_on_the_same_samples(tmp_path):
     assert differs > 1e-3
 
 
+@pytest.mark.slow
 def test_a_part_of_a_loss_counts_by_what_a_replica_has(printed_by):
     gradient, logged = printed_by(TWO_REPLICAS + PART_OF_LOSS).split()
     assert float(gradient) == 3.75

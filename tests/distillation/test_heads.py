@@ -334,6 +334,7 @@ def test_a_compiled_step_with_open_shapes(batch, rng, jit_compile):
     assert_equal(dict(zip(expected, found, strict=True)), expected)
 
 
+@pytest.mark.slow
 def test_pruned_and_quantized_students(batch, teacher):
     student = language_model("GPT2")
     kdtf.prune(student, sparsity=0.5)

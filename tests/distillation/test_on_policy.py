@@ -118,6 +118,7 @@ def test_answers_begin_with_prompts_and_only_they_are_learned():
     assert starts == {3, 5, 6}
 
 
+@pytest.mark.slow
 def test_words_come_from_the_weights_of_that_very_step(monkeypatch):
     distiller = distiller_of(learning_rate=0.1)
     written, begun = [], []

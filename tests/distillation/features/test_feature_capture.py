@@ -52,6 +52,7 @@ def test_records_are_what_a_sub_model_gives(family, makers, tokens):
     assert own_calls(model) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_compiled_step_runs_the_model_once(jit_compile, makers, tokens):
     model = makers["bert"](dropout=0.1)
