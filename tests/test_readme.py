@@ -73,6 +73,7 @@ def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     assert "student.tflite" in printed and "on the phone" in printed
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
+        "cache",
         "lm.tflite",
         "lm-int4.tflite",
         "pruned.tflite",
