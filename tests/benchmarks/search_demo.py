@@ -169,7 +169,7 @@ def main():
     metric = task.choosing().name
     print(
         f"{task.title}; {arguments.trials} trials within {limits}\n"
-        f"{latency}\n\n{'as searched':24}{metric:>14}"
+        f"{latency}\n\n{metric:20}{'the best':>14}{'shipped':>14}"
     )
     for strategy in arguments.strategies:
         for seed in arguments.search_seeds:
@@ -185,9 +185,9 @@ def main():
                 ):
                     break
             chosen = ", ".join(f"{k}={v}" for k, v in trial.choices.items())
+            best = result.best.values[metric]
             print(
-                f"{name:24}{trial.values[metric]:14.4f}  {chosen}"
-                + (f" (rank {rank})" if rank else ""),
+                f"{name:20}{best:14.4f}{trial.values[metric]:14.4f}  {chosen}",
                 flush=True,
             )
             for (_, number), path in distilled(tried, trial.choices).items():
