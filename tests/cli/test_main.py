@@ -133,6 +133,7 @@ def test_help_answers_at_once():
     assert time.perf_counter() - start < 2.0
 
 
+@pytest.mark.slow
 def test_a_whole_run_prints_its_result_and_no_start_up_logs(tiny_tflite):
     done = run_program(
         *(sys.executable, "-m", "kdtf", "benchmark", "--runs", "2"),
@@ -159,6 +160,7 @@ def test_an_unexpected_error_shows_its_traceback_and_the_logs():
     assert done.stderr.rstrip().endswith("ZeroDivisionError: ours")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(tiny_tflite):
     command = f"{sys.executable} -m kdtf inspect {tiny_tflite} | true"
     done = run_program("bash", "-c", f"set -o pipefail; {command}")

@@ -361,6 +361,7 @@ def test_inputs_reach_the_models_in_their_own_dtype(y):
     assert np.isfinite(distiller.fit(x, y, verbose=0).history["loss"][0])
 
 
+@pytest.mark.slow
 def test_keras_nlp_classifier_learns_from_a_bigger_one(rng):
     import keras_nlp
 

@@ -1,5 +1,7 @@
 """Two replicas in one process take the same step as one."""
 
+import pytest
+
 # A process of its own: logical devices are fixed once TensorFlow has started.
 CODE = """
 import keras, numpy as np, tensorflow as tf
@@ -45,5 +47,6 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_replicas_give_the_weights_and_logs_of_one(printed_by):
     assert printed_by(CODE).endswith("same")

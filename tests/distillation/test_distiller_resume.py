@@ -17,6 +17,7 @@ def run(*arguments):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

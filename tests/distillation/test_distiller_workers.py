@@ -120,6 +120,7 @@ def assert_same(one, other):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -184,6 +184,7 @@ def test_a_training_in_two_parts_ends_with_the_same_weights(tmp_path):
     assert not same(whole.student.get_weights(), other.student.get_weights())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "soft_loss",
     ["reverse_kl", pytest.param("jensen_shannon", marks=pytest.mark.slow)],

@@ -127,6 +127,7 @@ def test_a_masking_model_is_measured_as_evaluate_does():
     assert row.metrics["accuracy"] == pytest.approx(by_hand.mean())
 
 
+@pytest.mark.slow
 def test_a_language_model_is_measured_over_real_tokens(tiny_transformer):
     keras_nlp = pytest.importorskip("keras_nlp")
     rng = np.random.default_rng(0)

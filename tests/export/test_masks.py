@@ -75,6 +75,7 @@ def test_legacy_softmax_is_reached():
     np.testing.assert_allclose(low[0, 0], 1 / (1 + np.e), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_encoder_survives_int8(encoder, sentences, tmp_path, monkeypatch):
     arguments = {"quantize": "int8", "representative_data": sentences}
     result = export_tflite(encoder, tmp_path / "b.tflite", **arguments)

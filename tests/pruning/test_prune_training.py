@@ -45,6 +45,7 @@ def make_data(make, rng):
     return x, ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [classifier, language_model])
 def test_keras_nlp_students_reach_the_sparsity_in_a_distiller(make, rng):
     x, y = make_data(make, rng)

@@ -454,6 +454,7 @@ def test_strip_makes_zeros_of_what_a_moving_average_filled(data):
     assert zeros(model) == {"hidden/kernel": 0.8, "head/kernel": 0.8}
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_in_plain_keras(tmp_path, data):
     import subprocess
     import sys

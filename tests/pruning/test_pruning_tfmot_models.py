@@ -199,6 +199,7 @@ def test_layers_unknown_to_tfmot_and_frozen_ones_are_left_alone(data):
     np.testing.assert_array_equal(after, before[-2])
 
 
+@pytest.mark.slow
 def test_recurrent_and_attention_kernels_are_pruned(rng):
     inputs = layers.Input((6, 8))
     hidden = layers.LSTM(8, return_sequences=True)(inputs)

@@ -119,6 +119,7 @@ def kernel_in_file(interpreter, shape):
     return found[0]
 
 
+@pytest.mark.slow
 def test_the_file_computes_in_int8_what_training_simulated(images, tmp_path):
     model = trained(quantize_aware(cnn(), "int8"), images)
     interpreter = interpreted(converted(model, tmp_path))
@@ -199,6 +200,7 @@ def halved(model, *names):
     return model
 
 
+@pytest.mark.slow
 def test_zeros_are_still_zeros_after_training_and_in_the_file(images, tmp_path):
     model = halved(cnn(), "conv", "hidden", "depthwise")
     trained_model = trained(quantize_aware(model, "int8"), images)

@@ -141,6 +141,7 @@ MODELS = {
 SLOW_MODELS = ("lstm",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -496,6 +497,7 @@ def everything(model):
     return [np.array(v) for v in values]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", REMEMBERING, ids=str)
 def test_saved_training_goes_on_bit_by_bit(scheme, data, tmp_path):
     path = tmp_path / "model.weights.h5"
@@ -676,6 +678,7 @@ def test_stripping_learned_steps_leaves_no_weight_of_them(data):
 # The file -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_was_trained(rng, tmp_path):
     """At least 99.9 % of the outputs within one step of the output."""
     x = rng.normal(size=(128, 8, 8, 2)).astype("float32")

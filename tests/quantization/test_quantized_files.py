@@ -59,6 +59,7 @@ def test_scales_of_norms_are_not_multiplied_into_kernels(
     assert {t.dtype for t in kernels} == integers
 
 
+@pytest.mark.slow
 def test_a_trained_cnn_is_the_integers_it_was_trained_as(rng, tmp_path):
     """Issue 4: within one output step on 99.9% of elements, same argmax."""
     layers = keras.layers

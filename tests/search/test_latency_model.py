@@ -16,6 +16,9 @@ from kdtf.search.latency_model import LatencyModel
 from kdtf.search.latency_model import features_of_file
 from kdtf.search.latency_model import measure
 
+# Some twenty models are converted for them.
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 # Width, depth and image size of each convolutional network.
 SHAPES = [

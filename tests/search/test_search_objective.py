@@ -76,6 +76,7 @@ def fixed_times(monkeypatch):
     return asked
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_trained_model_s_own_export(
     tmp_path, train, data, fixed_times
 ):

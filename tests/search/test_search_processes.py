@@ -145,6 +145,7 @@ def test_two_workers_share_a_study(begin, tmp_path):
     assert {trial.worker for trial in trials} == {one.name, other.name}
 
 
+@pytest.mark.slow
 def test_a_killed_process_s_trial_is_taken_up_and_the_story_is_the_same(
     begin, tmp_path
 ):

@@ -365,6 +365,7 @@ def test_cnns_refuse_bad_arguments(argument, match):
         digits(**argument)
 
 
+@pytest.mark.slow
 def test_a_cnn_goes_to_a_microcontroller(rng, tmp_path):
     preset = digits(width=[4, 8], depth=[1])
     model = preset.build(preset.default)

@@ -128,6 +128,7 @@ def test_callbacks_are_those_of_pruning_only(nested):
     assert type(callback).__name__ == "UpdatePruningStep"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [None, "0", "1"])
 def test_loading_tfmot_leaves_the_process_as_it_was(setting):
     code = """
