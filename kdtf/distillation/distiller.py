@@ -125,7 +125,6 @@ class Distiller(Step, keras.Model):
         chunk: int | None = None,
         **kwargs: Any,
     ) -> None:
-        widths = kwargs.pop("_feature_widths", None)
         checks.check_model("student", student)
         checks.check_chunk(chunk)
         workers.check_scope(student)
@@ -143,7 +142,7 @@ class Distiller(Step, keras.Model):
         )
         self.chunk = chunk
         self._stamp: tuple[int, ...] = ()
-        self._prepare(chunk, _matcher(features, student, teacher, widths))
+        self._prepare(chunk, _matcher(features, student, teacher))
         self.built = True
         if teacher is not None:
             self.set_teacher(
@@ -272,28 +271,28 @@ class Distiller(Step, keras.Model):
             config["student"], custom_objects=custom_objects
         )
         settings = Objective.deserialize(config)
-        # Files of earlier versions have neither.
-        features = config.get("features") or {"terms": [], "widths": None}
+        # Files of earlier versions have neither features nor a chunk.
+        features: Any = config.get("features") or ()
+        if features:
+            with keras.saving.custom_object_scope(custom_objects or {}):
+                features = FeatureMatcher.from_config(features, student=student)
         return cls(
             None,
             student,
             name=config["name"],
             chunk=config.get("chunk"),
-            features=[
-                keras.saving.deserialize_keras_object(
-                    term, custom_objects=custom_objects
-                )
-                for term in features["terms"]
-            ],
-            _feature_widths=features["widths"],
+            features=features,
             **settings,
         )
 
 
 def _matcher(
-    features: Sequence[Any], student: Any, teacher: Any, widths: Any
+    features: Any, student: Any, teacher: Any
 ) -> FeatureMatcher | None:
     """Returns what computes the features' losses, or None without any."""
+    if isinstance(features, FeatureMatcher):
+        # Of a loaded Distiller: it knows the projections' widths.
+        return features
     if not features:
         return None
     if teacher is not None and not hasattr(teacher, "layers"):
@@ -302,9 +301,7 @@ def _matcher(
             f"teacher of type {type(teacher).__name__}. Train with the model "
             "first, and go on from the cache; or leave the features out."
         )
-    return FeatureMatcher(
-        features, student=student, teacher=teacher, widths=widths
-    )
+    return FeatureMatcher(features, student=student, teacher=teacher)
 
 
 def _training_policy(student: Any) -> Any:

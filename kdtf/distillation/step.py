@@ -128,13 +128,18 @@ class Step(workers.Replicated):
         return ops.sum([loss, *penalties]) if penalties else loss
 
     def _training_loss(self, x: Any, y: Any, y_pred: Any, weight: Any) -> Any:
-        step = 0 if self.optimizer is None else self.optimizer.iterations
+        step = self._step
         if self._head is not None:
             hard, soft = self._losses_in_chunks(x, y, y_pred, weight, step)
         else:
             hard = self._hard_loss(x, y, y_pred, weight)
             soft = self._soft_loss(x, y, y_pred, weight, step)
         return self._objective.combine(hard, soft, step=step)
+
+    @property
+    def _step(self) -> Any:
+        """The optimizer's step, for schedules."""
+        return 0 if self.optimizer is None else self.optimizer.iterations
 
     def _with_features(
         self, matcher: FeatureMatcher, run: Any, x: Any, weight: Any
@@ -153,8 +158,7 @@ class Step(workers.Replicated):
         values = matcher.values(
             learned, taught, padding_mask=padding_mask_of(split(x)[0])
         )
-        step = 0 if self.optimizer is None else self.optimizer.iterations
-        weights = matcher.weights(step)
+        weights = matcher.weights(self._step)
         if weight is not None and len(weight.shape) > 1:
             # Of tokens: a sample counts as much as its tokens do.
             axes = tuple(range(1, len(weight.shape)))

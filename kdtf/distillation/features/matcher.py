@@ -121,6 +121,9 @@ class FeatureMatcher:
             TypeError: It is not of Keras 3.
             ValueError: Its layers do not fit, or need other projections.
         """
+        if teacher is self._teacher:
+            # Both models were run for it already.
+            return
         pairs, widths = self._resolve(teacher)
         if widths != self._widths:
             raise ValueError(
