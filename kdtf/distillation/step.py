@@ -1,5 +1,6 @@
 """A training step of a `Distiller`: who runs, and the losses that follow."""
 
+import contextlib
 import threading
 from typing import Any
 
@@ -267,9 +268,24 @@ class Step(workers.Replicated):
         """Takes a step, and knows meanwhile that it is one of training."""
         self._training.add(threading.get_ident())
         try:
-            return super().train_step(data)
+            with self._once_it_is_there(data):
+                return super().train_step(data)
         finally:
             self._training.discard(threading.get_ident())
+
+    def _once_it_is_there(self, data: Any) -> Any:
+        """Gives a scope whose operations wait for the whole batch.
+
+        Else TensorFlow may count the step, and decay weights, while
+        `on_policy_dataset` still writes the batch with those weights.
+        """
+        parts = (self.optimizer, self._compile_metrics, self._compile_loss)
+        if not all(part is None or part.built for part in parts):
+            # Variables must not wait for a batch. What makes them is traced
+            # anew before it runs.
+            return contextlib.nullcontext()
+        batch = tf.nest.flatten(data, expand_composites=True)
+        return tf.control_dependencies([t for t in batch if tf.is_tensor(t)])
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the logs, without a hard loss if none was compiled."""
