@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,6 +19,25 @@ from kdtf.distillation.targets import split
 from kdtf.distillation.teachers import accepts_training
 
 __all__ = ["Step"]
+
+
+@contextlib.contextmanager
+def _once_it_is_there(batch: Any) -> Iterator[None]:
+    """Lets operations wait for the whole batch.
+
+    Else TensorFlow may count the step, and decay weights, while
+    `on_policy_dataset` still writes the batch with those weights.
+    """
+
+    def at_once(create: Any, **kwargs: Any) -> Any:
+        # A variable that is made here must not wait: it comes before all.
+        with tf.control_dependencies(None):
+            return create(**kwargs)
+
+    values = tf.nest.flatten(batch, expand_composites=True)
+    tensors = [value for value in values if tf.is_tensor(value)]
+    with tf.control_dependencies(tensors), tf.variable_creator_scope(at_once):
+        yield
 
 
 class _Reduction(keras.losses.Loss):
@@ -268,24 +288,10 @@ class Step(workers.Replicated):
         """Takes a step, and knows meanwhile that it is one of training."""
         self._training.add(threading.get_ident())
         try:
-            with self._once_it_is_there(data):
+            with _once_it_is_there(data):
                 return super().train_step(data)
         finally:
             self._training.discard(threading.get_ident())
-
-    def _once_it_is_there(self, data: Any) -> Any:
-        """Gives a scope whose operations wait for the whole batch.
-
-        Else TensorFlow may count the step, and decay weights, while
-        `on_policy_dataset` still writes the batch with those weights.
-        """
-        parts = (self.optimizer, self._compile_metrics, self._compile_loss)
-        if not all(part is None or part.built for part in parts):
-            # Variables must not wait for a batch. What makes them is traced
-            # anew before it runs.
-            return contextlib.nullcontext()
-        batch = tf.nest.flatten(data, expand_composites=True)
-        return tf.control_dependencies([t for t in batch if tf.is_tensor(t)])
 
     def get_metrics_result(self) -> dict[str, Any]:
         """Returns the logs, without a hard loss if none was compiled."""
