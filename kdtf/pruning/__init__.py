@@ -16,6 +16,9 @@ from kdtf.pruning.criterion import Criterion
 from kdtf.pruning.pruner import prune
 from kdtf.pruning.report import SparsityReport
 from kdtf.pruning.report import sparsity_report
+from kdtf.pruning.shrinking import ShrinkPlan
+from kdtf.pruning.shrinking import plan_shrink
+from kdtf.pruning.shrinking import shrink
 from kdtf.pruning.structure import Structure
 from kdtf.pruning.structures import NM
 from kdtf.pruning.structures import Block
@@ -33,12 +36,15 @@ __all__ = [
     "NM",
     "PerOutput",
     "SNIP",
+    "ShrinkPlan",
     "SparsityReport",
     "Structure",
     "Taylor",
     "Units",
     "Unstructured",
     "Wanda",
+    "plan_shrink",
     "prune",
+    "shrink",
     "sparsity_report",
 ]

@@ -1,0 +1,136 @@
+"""What shrinking will remove: a table, a picture, and the smaller model."""
+
+import dataclasses
+
+import keras
+import matplotlib.figure
+import numpy as np
+import rich.console
+import rich.text
+
+from kdtf.console import plain_text
+from kdtf.console import table
+from kdtf.console import to_html
+from kdtf.drawing import ACCENT
+from kdtf.drawing import DPI
+from kdtf.drawing import INK
+from kdtf.drawing import SOFT
+from kdtf.drawing import shorten_path
+from kdtf.drawing import style_axes
+from kdtf.drawing import to_svg
+from kdtf.pruning.shrinking.rebuilding import rebuild
+from kdtf.pruning.shrinking.tracing import Trace
+
+__all__ = ["ShrinkPlan", "Width"]
+
+_WIDTH_INCHES, _BAR_INCHES = 6.0, 0.24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Width:
+    """The channels, or heads, of layers that go together.
+
+    Attributes:
+        layers: Their paths.
+        before: How many there are.
+        after: How many stay.
+        kind: "width" or "heads".
+    """
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShrinkPlan:
+    """What goes and what stays; prints as a table, in notebooks as a picture.
+
+    Attributes:
+        model: The model as it is.
+        widths: What may shrink, by how much it does.
+        held: Layers whose channels stay, with the reason.
+        parameters: Before and after.
+        macs: Multiply-accumulates of the layers with kernels, before and
+            after; those inside of attention's products are not counted.
+        trace: The model's dependencies.
+        kept: bool, for each atom whether it stays.
+    """
+
+    model: keras.Model
+    widths: tuple[Width, ...]
+    held: dict[str, str]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    trace: Trace = dataclasses.field(repr=False)
+    kept: np.ndarray = dataclasses.field(repr=False)
+
+    def build(self) -> keras.Model:
+        """Returns the smaller model, with the weights that stay.
+
+        A plain model with the same layers, names and inputs, not compiled.
+        The given model is untouched.
+        """
+        return rebuild(self.model, self.trace, self.kept)
+
+    def __str__(self) -> str:
+        """Returns the table."""
+        return plain_text(lambda console: _render(self, console), width=160)
+
+    def _repr_html_(self) -> str:
+        return f"{to_html(str(self))}{self.to_svg()}"
+
+    def to_svg(self) -> str:
+        """Returns a picture of the widths before and after."""
+        return _draw(self.widths, salt=self.model.name)
+
+
+def _render(plan: ShrinkPlan, console: rich.console.Console) -> None:
+    said = [
+        f"{name} {before:,} -> {after:,} ({after / before:.1%})"
+        for name, (before, after) in (
+            ("parameters", plan.parameters),
+            ("MACs", plan.macs),
+        )
+        if before
+    ]
+    console.print(rich.text.Text(f"{plan.model.name}: {', '.join(said)}"))
+    rows = [
+        (
+            ", ".join(width.layers),
+            width.kind,
+            str(width.before),
+            str(width.after),
+        )
+        for width in plan.widths
+    ]
+    columns = ("Layers", "", "Before", "After")
+    console.print(table(columns, rows, numbers={"Before", "After"}))
+    for path, why in plan.held.items():
+        console.print(rich.text.Text(f"held: {path} and around it ({why})"))
+
+
+def _draw(widths: tuple[Width, ...], salt: str) -> str:
+    height = 0.7 + _BAR_INCHES * max(1, len(widths))
+    figure = matplotlib.figure.Figure(
+        figsize=(_WIDTH_INCHES, height), dpi=DPI, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    style_axes(axes)
+    places = range(len(widths))
+    before, after = (
+        [getattr(w, k) for w in widths] for k in ("before", "after")
+    )
+    axes.barh(places, before, height=0.7, color=SOFT, alpha=0.25)
+    axes.barh(places, after, height=0.7, color=ACCENT)
+    names = [shorten_path(", ".join(width.layers)) for width in widths]
+    axes.set_yticks(places, names, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_title(
+        "Channels or heads, before and after",
+        loc="left",
+        color=INK,
+        fontsize=10,
+    )
+    return to_svg(figure, salt=salt)

@@ -1,0 +1,230 @@
+"""The verb: a smaller model with the weights that matter."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from kdtf.pruning.shrinking.choosing import choose
+from kdtf.pruning.shrinking.families import COSTS
+from kdtf.pruning.shrinking.families import Costs
+from kdtf.pruning.shrinking.families import Family
+from kdtf.pruning.shrinking.families import families_of
+from kdtf.pruning.shrinking.importance import scores_of
+from kdtf.pruning.shrinking.plan import ShrinkPlan
+from kdtf.pruning.shrinking.plan import Width
+from kdtf.pruning.shrinking.rebuilding import rebuild
+from kdtf.pruning.shrinking.tracing import graph_of
+from kdtf.pruning.shrinking.tracing import is_plain
+from kdtf.pruning.shrinking.tracing import trace
+from kdtf.transforms import attach
+from kdtf.transforms.selection import check_built
+
+__all__ = ["plan_shrink", "shrink"]
+
+_WHAT = ("width", "heads")
+_ALLOCATIONS = ("global", "uniform")
+
+
+def shrink(
+    model: keras.Model,
+    keep: float = 0.5,
+    by: str | Callable[[keras.Model], float] = "parameters",
+    *,
+    criterion: Any = "magnitude",
+    data: Any = None,
+    what: Sequence[str] = _WHAT,
+    allocation: str = "global",
+    round_to: int = 8,
+) -> keras.Model:
+    """Removes whole channels, units and heads: a truly smaller model.
+
+    Unlike zeros, what is gone costs neither bytes nor time on any device.
+    Channels that depend on each other (added in a residual, normalised,
+    flattened, concatenated, convolved depthwise) are found from the graph and
+    go together; those that matter least go first. The result is a plain
+    Keras model with the same layers and names, narrower, not compiled: teach
+    it with `Distiller(model, smaller)`, which regains most of what was lost.
+
+    Args:
+        model: A built Functional or Sequential model of Keras 3; models in it
+            are looked into. It is left as it is.
+        keep: Of the cost, in (0, 1]: the largest model that costs no more.
+            Widths come in steps, so a little less may be left.
+        by: The cost: "parameters", "macs" (multiply-accumulates of layers
+            with kernels), or a function from a model to a number, such as a
+            measured latency; it is called some 20 times. Defaults to
+            "parameters".
+        criterion: What matters, as in `kdtf.prune`: a name, a function of
+            weights, or a `Criterion`. Of a group's weights the square root of
+            the sum of squares is taken: their L2 norm by "magnitude", the
+            default.
+        data: Typical inputs (with labels for "taylor" and "snip"), as in
+            `kdtf.prune`.
+        what: Of "width" (units and channels) and "heads" (of attention).
+        allocation: "global" compares all groups, each with the mean of those
+            it is counted with; "uniform" keeps the same share everywhere.
+        round_to: Widths of at least so many channels stay multiples of it,
+            which kernels like. Defaults to 8.
+
+    Returns:
+        The smaller model. `plan_shrink`, with the same arguments, says first
+        what would go, what is held fast and why.
+
+    Raises:
+        TypeError: `model` is no Keras 3 model.
+        ValueError: It is not built, has no graph, its class has a
+            configuration of its own, kdtf's transforms are attached to it, an
+            argument is unknown, or the target cannot be met.
+
+    Example:
+        >>> layers = [
+        ...     keras.Input((4,)), keras.layers.Dense(16), keras.layers.Dense(2)
+        ... ]
+        >>> model = keras.Sequential(layers)
+        >>> smaller = shrink(model, keep=0.6)
+        >>> [layer.units for layer in smaller.layers]
+        [8, 2]
+        >>> model.count_params(), smaller.count_params()
+        (114, 58)
+
+    Reference:
+        Fang et al. 2023, https://arxiv.org/abs/2301.12900 (DepGraph)
+    """
+    return plan_shrink(
+        model,
+        keep,
+        by,
+        criterion=criterion,
+        data=data,
+        what=what,
+        allocation=allocation,
+        round_to=round_to,
+    ).build()
+
+
+def plan_shrink(
+    model: keras.Model,
+    keep: float = 0.5,
+    by: str | Callable[[keras.Model], float] = "parameters",
+    *,
+    criterion: Any = "magnitude",
+    data: Any = None,
+    what: Sequence[str] = _WHAT,
+    allocation: str = "global",
+    round_to: int = 8,
+) -> ShrinkPlan:
+    """Says what `shrink` would remove, with the same arguments.
+
+    Returns:
+        A plan: widths before and after, what is held fast and why; its
+        `build()` gives the smaller model.
+
+    Example:
+        >>> layers = [
+        ...     keras.Input((4,)), keras.layers.Dense(16), keras.layers.Dense(2)
+        ... ]
+        >>> plan = plan_shrink(keras.Sequential(layers), keep=0.6)
+        >>> plan.parameters, [(w.before, w.after) for w in plan.widths]
+        ((114, 58), [(16, 8)])
+    """
+    _check_arguments(keep, by, what, allocation, round_to)
+    _check_model(model)
+    found = trace(model)
+    roots = found.atoms.roots()
+    families = families_of(found, roots, what)
+    if not families:
+        raise ValueError(
+            "`model` must have channels that can be removed: those of inputs "
+            "and outputs stay, and so do those that layer norms, softmax or "
+            f"unknown layers look at. Received: model={model.name!r}, what="
+            f"{list(what)}, held: {found.held or 'nothing by name'}."
+        )
+    scores = scores_of(model, found, roots, criterion, data)
+    families = [f for f in families if not np.isnan(scores[f.groups]).any()]
+    costs = Costs(found, roots, model.count_params())
+
+    def cost(kept: np.ndarray) -> float:
+        if isinstance(by, str):
+            return costs(by, kept)
+        return float(by(rebuild(model, found, kept[roots])))
+
+    everything = np.ones(len(roots), bool)
+    kept = choose(
+        families,
+        scores,
+        cost,
+        target=keep * cost(everything),
+        uniform=allocation == "uniform",
+        round_to=round_to,
+    )
+    return ShrinkPlan(
+        model=model,
+        widths=tuple(_width(family, kept) for family in families),
+        held=found.held,
+        parameters=(costs("parameters", everything), costs("parameters", kept)),
+        macs=(costs("macs", everything), costs("macs", kept)),
+        trace=found,
+        kept=kept[roots],
+    )
+
+
+def _width(family: Family, kept: np.ndarray) -> Width:
+    return Width(
+        layers=tuple(dict.fromkeys("/".join(s.layer) for s in family.settings)),
+        before=len(family.groups),
+        after=int(kept[family.groups].sum()),
+        kind=family.kind,
+    )
+
+
+def _check_arguments(
+    keep: float, by: Any, what: Sequence[str], allocation: str, round_to: int
+) -> None:
+    if not 0.0 < keep <= 1.0:
+        raise ValueError(
+            f"`keep` must be in (0, 1]. Received: keep={keep}. 0.5 leaves "
+            "half of the cost."
+        )
+    if not callable(by) and by not in COSTS:
+        raise ValueError(
+            f"`by` must be one of {list(COSTS)}, or a function from a model "
+            f"to a number. Received: by={by!r}."
+        )
+    if isinstance(what, str) or not what or set(what) - set(_WHAT):
+        raise ValueError(
+            f"`what` must be some of {list(_WHAT)}. Received: what={what!r}."
+        )
+    if allocation not in _ALLOCATIONS:
+        raise ValueError(
+            f"`allocation` must be one of {list(_ALLOCATIONS)}. Received: "
+            f"allocation={allocation!r}."
+        )
+    if round_to < 1:
+        raise ValueError(
+            f"`round_to` must be at least 1. Received: round_to={round_to}."
+        )
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model` of Keras 3. Received: "
+            f"type={type(model).__module__}.{type(model).__qualname__}."
+        )
+    check_built(model, "shrink")
+    if any(True for _ in attach.attachments(model)):
+        raise ValueError(
+            "`model` must be plain: kdtf's transforms are attached to it. "
+            f"Received: model={model.name!r}. Shrink first and prune or "
+            "quantize the smaller model, or bake them in with `kdtf.strip`."
+        )
+    if graph_of(model) is not None and not is_plain(model):
+        raise ValueError(
+            "`model` must be a Functional or Sequential one: its class has "
+            "a configuration of its own, which knows no single layer's width. "
+            f"Received: model={model.name!r} of type "
+            f"{type(model).__qualname__}."
+        )
