@@ -13,6 +13,7 @@ ROOT = pathlib.Path(kdtf.__file__).parent
 BASE = {
     "_version",
     "_backend",
+    "backbones",
     "batches",
     "console",
     "drawing",

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdtf.backbones import backbone_of
+from kdtf.backbones import resized
 from kdtf.distillation.initialization_report import InitializationReport
 from kdtf.distillation.initialization_report import InitializationRow
 from kdtf.layers import own_weights
@@ -118,35 +120,20 @@ def student_of(
             "`num_layers` must be from 1 to the teacher's number of blocks. "
             f"Received: num_layers={num_layers}, teacher with {limit} blocks."
         )
-    config = source.get_config()
-    if "num_layers" not in config:
+    if "num_layers" not in source.get_config():
         raise TypeError(
             "`teacher` must have its depth in its configuration. Received: "
             f"type={type(source).__name__}, without `num_layers`. Build a "
             "student yourself and use `initialize_student`."
         )
-    config.update(num_layers=num_layers, name=f"{source.name}_student")
-    # Llama's configuration forgets it, and its student would have a head apart.
-    if hasattr(source, "tie_word_embeddings"):
-        config["tie_word_embeddings"] = source.tie_word_embeddings
-    student = type(source).from_config(config)
-    if teacher is not source:
-        config = teacher.get_config()
-        config.update(
-            backbone=student,
-            # The very object: a tokenizer holds its whole vocabulary.
-            preprocessor=teacher.preprocessor,
-            name=f"{teacher.name}_student",
-        )
-        student = type(teacher).from_config(config)
+    student = resized(teacher, {"num_layers": num_layers}, suffix="_student")
     initialize_student(student, teacher, layers=layers)
     return student
 
 
 def _backbone(argument: str, model: Any) -> Any:
-    backbone = getattr(model, "backbone", None) or model
-    blocks = getattr(backbone, "transformer_layers", None)
-    if not isinstance(model, keras.Model) or not blocks:
+    backbone = backbone_of(model)
+    if backbone is None:
         raise TypeError(
             f"`{argument}` must be a `keras_nlp` backbone of transformer "
             "blocks, or a task model with one in it. Received: "

@@ -16,7 +16,7 @@ def counts_allowed(family: Family, round_to: int) -> np.ndarray:
     """Returns the numbers of groups a family may keep, ascending.
 
     Multiples of `round_to`, and all of them; at least one step, or one group
-    of a family that is smaller. Heads are not rounded.
+    of a family that is smaller. Heads and blocks are not rounded.
 
     Example:
         >>> family = Family(settings=(), groups=np.arange(20), kind="width")
@@ -24,7 +24,7 @@ def counts_allowed(family: Family, round_to: int) -> np.ndarray:
         [8, 16, 20]
     """
     size = len(family.groups)
-    step = 1 if family.kind == "heads" or size < round_to else round_to
+    step = round_to if family.kind == "width" and size >= round_to else 1
     return np.unique([*range(step, size + 1, step), size])
 
 

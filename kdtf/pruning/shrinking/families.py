@@ -21,7 +21,7 @@ class Family:
     Attributes:
         settings: The configurations that count them.
         groups: Their names: each one's smallest atom, ascending.
-        kind: "width" or "heads".
+        kind: "width", "heads" or "depth".
     """
 
     settings: tuple[Setting, ...]

@@ -1,10 +1,10 @@
 """What shrinking will remove: a table, a picture, and the smaller model."""
 
 import dataclasses
+from typing import Protocol
 
 import keras
 import matplotlib.figure
-import numpy as np
 import rich.console
 import rich.text
 
@@ -18,12 +18,17 @@ from kdtf.drawing import SOFT
 from kdtf.drawing import shorten_path
 from kdtf.drawing import style_axes
 from kdtf.drawing import to_svg
-from kdtf.pruning.shrinking.rebuilding import rebuild
-from kdtf.pruning.shrinking.tracing import Trace
 
-__all__ = ["ShrinkPlan", "Width"]
+__all__ = ["Removal", "ShrinkPlan", "Width"]
 
 _WIDTH_INCHES, _BAR_INCHES = 6.0, 0.24
+
+
+class Removal(Protocol):
+    """What goes, and how the model without it is made."""
+
+    def build(self, model: keras.Model) -> keras.Model:
+        """Returns the smaller model."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +39,7 @@ class Width:
         layers: Their paths.
         before: How many there are.
         after: How many stay.
-        kind: "width" or "heads".
+        kind: "width", "heads" or "depth".
     """
 
     layers: tuple[str, ...]
@@ -54,8 +59,7 @@ class ShrinkPlan:
         parameters: Before and after.
         macs: Multiply-accumulates of the layers with kernels, before and
             after; those inside of attention's products are not counted.
-        trace: The model's dependencies.
-        kept: bool, for each atom whether it stays.
+        removal: What makes the smaller model of the given one.
     """
 
     model: keras.Model
@@ -63,8 +67,7 @@ class ShrinkPlan:
     held: dict[str, str]
     parameters: tuple[int, int]
     macs: tuple[int, int]
-    trace: Trace = dataclasses.field(repr=False)
-    kept: np.ndarray = dataclasses.field(repr=False)
+    removal: Removal = dataclasses.field(repr=False)
 
     def build(self) -> keras.Model:
         """Returns the smaller model, with the weights that stay.
@@ -72,7 +75,7 @@ class ShrinkPlan:
         A plain model with the same layers, names and inputs, not compiled.
         The given model is untouched.
         """
-        return rebuild(self.model, self.trace, self.kept)
+        return self.removal.build(self.model)
 
     def __str__(self) -> str:
         """Returns the table."""

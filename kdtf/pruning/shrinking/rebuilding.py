@@ -1,5 +1,6 @@
 """The smaller model: layers of new widths, and what is left of weights."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -12,7 +13,24 @@ from kdtf.pruning.shrinking.tracing import Trace
 from kdtf.pruning.shrinking.tracing import graph_of
 from kdtf.pruning.shrinking.tracing import is_plain
 
-__all__ = ["rebuild"]
+__all__ = ["GraphRemoval", "rebuild"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GraphRemoval:
+    """What stays of a Functional or Sequential model.
+
+    Attributes:
+        trace: The model's dependencies.
+        kept: bool, for each atom whether it stays.
+    """
+
+    trace: Trace
+    kept: np.ndarray
+
+    def build(self, model: keras.Model) -> keras.Model:
+        """Returns the smaller model."""
+        return rebuild(model, self.trace, self.kept)
 
 
 def rebuild(model: keras.Model, trace: Trace, kept: np.ndarray) -> keras.Model:

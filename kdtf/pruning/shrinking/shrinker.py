@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kdtf.backbones import backbone_of
+from kdtf.pruning.shrinking.backbone_plan import plan_backbone
 from kdtf.pruning.shrinking.choosing import choose
 from kdtf.pruning.shrinking.families import COSTS
 from kdtf.pruning.shrinking.families import Costs
@@ -15,6 +17,7 @@ from kdtf.pruning.shrinking.families import families_of
 from kdtf.pruning.shrinking.importance import scores_of
 from kdtf.pruning.shrinking.plan import ShrinkPlan
 from kdtf.pruning.shrinking.plan import Width
+from kdtf.pruning.shrinking.rebuilding import GraphRemoval
 from kdtf.pruning.shrinking.rebuilding import rebuild
 from kdtf.pruning.shrinking.tracing import graph_of
 from kdtf.pruning.shrinking.tracing import is_plain
@@ -25,6 +28,7 @@ from kdtf.transforms.selection import check_built
 __all__ = ["plan_shrink", "shrink"]
 
 _WHAT = ("width", "heads")
+_ALL = (*_WHAT, "depth")
 _ALLOCATIONS = ("global", "uniform")
 
 
@@ -48,9 +52,15 @@ def shrink(
     Keras model with the same layers and names, narrower, not compiled: teach
     it with `Distiller(model, smaller)`, which regains most of what was lost.
 
+    A `keras_nlp` backbone or task stays one, with its preprocessor: all of
+    its blocks get the same sizes, each keeping its own best neurons and
+    heads. Of blocks those go first that turn their inputs least, measured on
+    `data`; without it those that stay are evenly spaced.
+
     Args:
-        model: A built Functional or Sequential model of Keras 3; models in it
-            are looked into. It is left as it is.
+        model: A built Functional or Sequential model of Keras 3, whose inner
+            models are looked into, or one of `keras_nlp`. It is left as it
+            is.
         keep: Of the cost, in (0, 1]: the largest model that costs no more.
             Widths come in steps, so a little less may be left.
         by: The cost: "parameters", "macs" (multiply-accumulates of layers
@@ -63,9 +73,12 @@ def shrink(
             default.
         data: Typical inputs (with labels for "taylor" and "snip"), as in
             `kdtf.prune`.
-        what: Of "width" (units and channels) and "heads" (of attention).
-        allocation: "global" compares all groups, each with the mean of those
-            it is counted with; "uniform" keeps the same share everywhere.
+        what: Of "width" (units and channels; the feed-forward of a
+            `keras_nlp` model), "heads" (of attention) and "depth" (blocks of
+            a `keras_nlp` model). Defaults to the first two.
+        allocation: Of Functional models: "global" compares all groups, each
+            with the mean of those it is counted with; "uniform" keeps the
+            same share everywhere.
         round_to: Widths of at least so many channels stay multiples of it,
             which kernels like. Defaults to 8.
 
@@ -91,7 +104,8 @@ def shrink(
         (114, 58)
 
     Reference:
-        Fang et al. 2023, https://arxiv.org/abs/2301.12900 (DepGraph)
+        Fang et al. 2023, https://arxiv.org/abs/2301.12900 (DepGraph);
+        Muralidharan et al. 2024, https://arxiv.org/abs/2407.14679 (Minitron)
     """
     return plan_shrink(
         model,
@@ -132,6 +146,16 @@ def plan_shrink(
     """
     _check_arguments(keep, by, what, allocation, round_to)
     _check_model(model)
+    if backbone_of(model) is not None:
+        return plan_backbone(
+            model,
+            keep,
+            by,
+            criterion=criterion,
+            data=data,
+            what=what,
+            round_to=round_to,
+        )
     found = trace(model)
     roots = found.atoms.roots()
     families = families_of(found, roots, what)
@@ -166,8 +190,7 @@ def plan_shrink(
         held=found.held,
         parameters=(costs("parameters", everything), costs("parameters", kept)),
         macs=(costs("macs", everything), costs("macs", kept)),
-        trace=found,
-        kept=kept[roots],
+        removal=GraphRemoval(trace=found, kept=kept[roots]),
     )
 
 
@@ -193,9 +216,9 @@ def _check_arguments(
             f"`by` must be one of {list(COSTS)}, or a function from a model "
             f"to a number. Received: by={by!r}."
         )
-    if isinstance(what, str) or not what or set(what) - set(_WHAT):
+    if isinstance(what, str) or not what or set(what) - set(_ALL):
         raise ValueError(
-            f"`what` must be some of {list(_WHAT)}. Received: what={what!r}."
+            f"`what` must be some of {list(_ALL)}. Received: what={what!r}."
         )
     if allocation not in _ALLOCATIONS:
         raise ValueError(
@@ -221,6 +244,8 @@ def _check_model(model: Any) -> None:
             f"Received: model={model.name!r}. Shrink first and prune or "
             "quantize the smaller model, or bake them in with `kdtf.strip`."
         )
+    if backbone_of(model) is not None:
+        return
     if graph_of(model) is not None and not is_plain(model):
         raise ValueError(
             "`model` must be a Functional or Sequential one: its class has "

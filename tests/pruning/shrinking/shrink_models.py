@@ -163,13 +163,13 @@ def _sequence_layer(rng, x):
 
 def zero_what_goes(plan):
     """Sets all weights of the removed groups to 0 in the plan's model."""
-    for slicing in plan.trace.slicings:
+    for slicing in plan.removal.trace.slicings:
         layer = plan.model
         for name in slicing.layer:
             layer = layer.get_layer(name)
         value = layer.weights[slicing.weight].numpy()
         for axis, atoms in slicing.axes.items():
-            value[(slice(None),) * axis + (~plan.kept[atoms],)] = 0.0
+            value[(slice(None),) * axis + (~plan.removal.kept[atoms],)] = 0.0
         layer.weights[slicing.weight].assign(value)
 
 

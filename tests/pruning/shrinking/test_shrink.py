@@ -176,18 +176,13 @@ def subclassed():
     return model
 
 
-def classifier():
-    import keras_nlp
+class Configured(keras.Model):
+    """Functional, but its configuration says only how wide it is."""
 
-    backbone = keras_nlp.models.BertBackbone(
-        vocabulary_size=10,
-        num_layers=1,
-        num_heads=1,
-        hidden_dim=4,
-        intermediate_dim=4,
-        max_sequence_length=4,
-    )
-    return keras_nlp.models.BertTextClassifier(backbone, 2, preprocessor=None)
+    def __init__(self, width):
+        inputs = keras.Input((3,))
+        x = layers.Dense(width)(inputs)
+        super().__init__(inputs, layers.Dense(2)(x))
 
 
 @pytest.mark.parametrize(
@@ -197,13 +192,13 @@ def classifier():
         (mlp, {"keep": 0.1}, ValueError, "cannot be met"),
         (mlp, {"by": "weight"}, ValueError, "`by` must be one of"),
         (mlp, {"what": "width"}, ValueError, "`what` must be some of"),
-        (mlp, {"what": ["depth"]}, ValueError, "`what` must be some of"),
+        (mlp, {"what": ["rows"]}, ValueError, "`what` must be some of"),
         (mlp, {"allocation": "erk"}, ValueError, "`allocation` must be"),
         (mlp, {"round_to": 0}, ValueError, "`round_to` must be at least 1"),
         (mlp, {"criterion": "movement"}, ValueError, "needs no training"),
         (lambda: 3, {}, TypeError, "must be a `keras.Model`"),
         (subclassed, {}, ValueError, "must be Functional or Sequential"),
-        (classifier, {}, ValueError, "a configuration of its own"),
+        (lambda: Configured(8), {}, ValueError, "a configuration of its own"),
         (lambda: kdtf.prune(mlp(), 0.5), {}, ValueError, "must be plain"),
         (
             lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2)]),

@@ -1,0 +1,205 @@
+"""`keras_nlp` models: exact for what is zero, in every family."""
+
+import keras
+import numpy as np
+import pytest
+
+import kdtf
+from kdtf.backbones import backbone_of
+from kdtf.pruning.shrinking.blocks import axes_of
+from kdtf.pruning.shrinking.blocks import block_influence
+
+SIZES = {
+    "vocabulary_size": 50,
+    "num_layers": 3,
+    "hidden_dim": 16,
+    "intermediate_dim": 24,
+}
+HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
+FAMILIES = {
+    "Bert": {"num_heads": 2, "max_sequence_length": 6},
+    "Roberta": {"num_heads": 2, "max_sequence_length": 6},
+    "DistilBert": {"num_heads": 2, "max_sequence_length": 6},
+    "GPT2": {"num_heads": 2, "max_sequence_length": 6},
+    "Llama": HEADS,
+    "Llama3": HEADS,
+    "Qwen": HEADS,
+    "Qwen3": {**HEADS, "head_dim": 4},
+    "Gemma": {**HEADS, "head_dim": 4},
+}
+QUICK = ("Bert", "GPT2", "Gemma")
+
+
+def backbone(family, **sizes):
+    import keras_nlp
+
+    keras.utils.set_random_seed(0)
+    make = getattr(keras_nlp.models, f"{family}Backbone")
+    return make(**SIZES | FAMILIES[family] | sizes)
+
+
+def inputs_of(model, rows=2):
+    rng = np.random.default_rng(0)
+    filled = {"segment_ids": np.zeros, "padding_mask": np.ones}
+    x = {
+        key: filled[key]((rows, 6), "int32")
+        for key in model.input
+        if key in filled
+    }
+    return x | {"token_ids": rng.integers(0, 50, (rows, 6)).astype("int32")}
+
+
+def outputs(model, x):
+    return [np.asarray(y) for y in keras.tree.flatten(model(x))]
+
+
+def zero_what_goes(plan):
+    blocks = backbone_of(plan.model).transformer_layers
+    for index in plan.removal.blocks:
+        values = blocks[index].get_weights()
+        for sized, number in plan.removal.sized:
+            gone = np.isin(np.arange(sized.parts), sized.order[index][number:])
+            for position, (axis, size) in sized.axes.items():
+                mask = np.repeat(gone, size // sized.parts)
+                values[position][(slice(None),) * axis + (mask,)] = 0.0
+        blocks[index].set_weights(values)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in FAMILIES
+    ],
+)
+def test_zeros_go_and_nothing_changes(family):
+    model = backbone(family)
+    x = inputs_of(model)
+    plan = kdtf.plan_shrink(model, 0.8, what=["width", "heads"], round_to=4)
+    assert any(width.after < width.before for width in plan.widths)
+    before = outputs(model, x)
+    zero_what_goes(plan)
+    whole = outputs(model, x)
+    smaller = plan.build()
+    for left, right in zip(whole, outputs(smaller, x), strict=True):
+        np.testing.assert_allclose(right, left, atol=1e-6)
+    assert (
+        max(np.abs(a - b).max() for a, b in zip(before, whole, strict=True))
+        > 1e-4
+    )
+    assert smaller.count_params() == plan.parameters[1]
+    assert type(smaller) is type(model)
+
+
+def test_heads_go_with_the_queries_that_share_them():
+    model = backbone("Qwen3")
+    smaller = kdtf.shrink(model, 0.85, what=["heads"])
+    assert smaller.num_key_value_heads == 1
+    assert smaller.num_query_heads == 2
+    old, new = (m.transformer_layers[1].weights for m in (model, smaller))
+    paths = [weight.path.rsplit("/", 2)[-2] for weight in old]
+    query, key = paths.index("query"), paths.index("key")
+    kept = next(
+        head
+        for head in range(2)
+        if (old[key].numpy()[:, head] == new[key].numpy()[:, 0]).all()
+    )
+    np.testing.assert_array_equal(
+        new[query], old[query].numpy()[:, 2 * kept : 2 * kept + 2]
+    )
+
+
+def test_gemma_has_half_of_the_neurons_it_says():
+    axes = axes_of(backbone("Gemma"), {"intermediate_dim": 48})
+    assert sorted(axes.values()) == [(0, 12), (1, 12), (1, 12)]
+
+
+def test_equal_sizes_are_told_apart():
+    model = backbone("GPT2", intermediate_dim=16, hidden_dim=16)
+    found = axes_of(model, {"intermediate_dim": 8})
+    shapes = {
+        model.transformer_layers[0].weights[i].path.split("/", 1)[1]: axis
+        for i, axis in found.items()
+    }
+    assert shapes == {
+        "feedforward_intermediate_dense/kernel": (1, 16),
+        "feedforward_intermediate_dense/bias": (0, 16),
+        "feedforward_output_dense/kernel": (0, 16),
+    }
+
+
+def still(block):
+    """Lets a block of GPT-2 pass its inputs on: both branches give 0."""
+    for weight in block.weights:
+        if "output" in weight.path:
+            weight.assign(np.zeros(weight.shape))
+
+
+def test_a_block_that_does_nothing_has_no_influence_and_goes_first():
+    model = backbone("GPT2", num_layers=4)
+    still(model.transformer_layers[2])
+    x = inputs_of(model)
+    influence = block_influence(model, x)
+    np.testing.assert_allclose(influence[2], 0.0, atol=1e-6)
+    assert (influence[[0, 1, 3]] > 1e-4).all()
+    target = model.count_params() - 1
+    plan = kdtf.plan_shrink(
+        model, target / model.count_params(), what=["depth"], data=x
+    )
+    assert plan.removal.blocks == [0, 1, 3]
+    np.testing.assert_allclose(
+        outputs(plan.build(), x), outputs(model, x), atol=1e-6
+    )
+
+
+def test_influence_is_one_minus_the_cosine_of_positions_that_count():
+    model = backbone("GPT2", num_layers=1)
+    x = inputs_of(model)
+    x["padding_mask"][1, 3:] = 0
+    block = model.transformer_layers[0]
+    entering = model.layers[
+        [layer is block for layer in model.layers].index(True)
+    ].input
+    parts = keras.Model(
+        model.input, [keras.tree.flatten(entering)[0], block.output]
+    )
+    first, second = (np.asarray(y, "float64") for y in parts(x))
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    cosine = (first * second).sum(-1) / lengths
+    mean = cosine[x["padding_mask"] == 1].mean()
+    np.testing.assert_allclose(block_influence(model, x), [1 - mean], rtol=1e-5)
+
+
+def test_without_data_the_blocks_that_stay_are_evenly_spaced():
+    model = backbone("Bert", num_layers=5)
+    inside = sum(np.prod(w.shape) for w in model.transformer_layers[0].weights)
+    keep = 1 - 2 * inside / model.count_params()
+    plan = kdtf.plan_shrink(model, keep + 1e-9, what=["depth"])
+    assert plan.removal.blocks == [0, 2, 4]
+
+
+def test_a_task_stays_one_with_its_preprocessor_and_head():
+    import keras_nlp
+
+    task = keras_nlp.models.BertTextClassifier(
+        backbone("Bert"), num_classes=3, preprocessor=None
+    )
+    smaller = kdtf.shrink(task, 0.8)
+    assert type(smaller) is type(task)
+    assert smaller.count_params() <= 0.8 * task.count_params()
+    np.testing.assert_array_equal(
+        smaller.get_layer("logits").kernel, task.get_layer("logits").kernel
+    )
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"by": "macs"}, "`by` must be 'parameters'"),
+        ({"what": ["heads"]}, "heads go only if"),
+        ({"keep": 0.01}, "cannot be met"),
+    ],
+)
+def test_what_a_configuration_cannot_say_is_refused(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        kdtf.shrink(backbone("Bert"), **kwargs)
