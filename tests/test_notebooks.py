@@ -19,7 +19,9 @@ SHORTER = {
     "4-search.ipynb": {
         "TRIALS, PASSES, SEEDS = 12, 8, 100": "TRIALS, PASSES, SEEDS = 3, 1, 3"
     },
+    "5-deploy.ipynb": {"PASSES, EPOCHS = 20, 4": "PASSES, EPOCHS = 3, 1"},
 }
+MARKS = {"5-deploy.ipynb": pytest.mark.deploy}
 # What the last cell has to print.
 PRINTS = dict.fromkeys(SHORTER, "latency of one call at batch 1 on LiteRT")
 
@@ -29,7 +31,10 @@ def test_every_notebook_is_known_here():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHORTER)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=MARKS.get(name, ())) for name in SHORTER],
+)
 def test_notebook_runs(name, tmp_path):
     notebook = nbformat.read(FOLDER / name, as_version=4)
     for old, new in SHORTER[name].items():
