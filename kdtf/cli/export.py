@@ -52,6 +52,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help=".npz with real inputs (x, or one array per input name), for "
         "ranges and for the check",
     )
+    parser.add_argument(
+        "--android-project",
+        metavar="DIR",
+        help="also write a minimal Kotlin app that runs the file (not "
+        "compiled here)",
+    )
     return parser
 
 
@@ -60,7 +66,11 @@ def run(args: argparse.Namespace) -> None:
     from kdtf.cli.arrays import read_arrays
     from kdtf.evaluation import load_keras_model
     from kdtf.export import export_tflite
+    from kdtf.export import write_android_project
+    from kdtf.export.android.project import check_directory
 
+    if args.android_project:
+        check_directory(args.android_project)
     x = read_arrays(args.data)[0] if args.data else None
     result = export_tflite(
         load_keras_model(args.model),
@@ -72,3 +82,6 @@ def run(args: argparse.Namespace) -> None:
         sparse=args.sparse,
     )
     print(result)
+    if args.android_project:
+        folder = write_android_project(args.output, args.android_project)
+        print(f"{folder}: an Android project (see its README.md)")

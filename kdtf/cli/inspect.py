@@ -11,6 +11,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "inspect", help=text, description=f"Inspect: {text}."
     )
     parser.add_argument("model", metavar="MODEL", help=".keras, .h5, .tflite")
+    parser.add_argument(
+        "--delegates",
+        action="store_true",
+        help="also show which operators of a .tflite fall back to the CPU's "
+        "plain kernels with XNNPACK, GPU and NNAPI",
+    )
     return parser
 
 
@@ -19,3 +25,7 @@ def run(args: argparse.Namespace) -> None:
     from kdtf.evaluation import inspect_model
 
     print(inspect_model(args.model))
+    if args.delegates:
+        from kdtf.export import delegate_report
+
+        print(delegate_report(args.model))

@@ -24,6 +24,8 @@ from kdtf.evaluation.size import Size
 from kdtf.evaluation.size import size_of_arrays
 from kdtf.evaluation.size import size_of_file
 from kdtf.evaluation.size import size_of_model
+from kdtf.export.metadata import Metadata
+from kdtf.export.metadata import read_metadata
 from kdtf.flavours import flavour_of
 from kdtf.layers import own_weights
 from kdtf.layers import walk_layers
@@ -42,6 +44,7 @@ class Inspection:
         num_weightless: Layers without weights of their own.
         operators: A file's operators, `(name, dtype of the output)` to count.
         signatures: A file's entries, as text.
+        metadata: What a file says of itself, if it does.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Inspection:
         default_factory=dict
     )
     signatures: tuple[str, ...] = ()
+    metadata: Metadata | None = None
 
     def __str__(self) -> str:
         """Gives the tables as plain text."""
@@ -139,6 +143,7 @@ def _inspect_file(path: str | os.PathLike[str]) -> Inspection:
         signatures=tuple(
             _signature_text(signature) for signature in description.signatures
         ),
+        metadata=read_metadata(path),
     )
 
 
@@ -173,6 +178,8 @@ def _render(found: Inspection, console: rich.console.Console) -> None:
     )
     for signature in found.signatures:
         console.print(rich.text.Text(f"signature {signature}"))
+    if found.metadata:
+        console.print(rich.text.Text(str(found.metadata)))
     if found.operators:
         console.print(_operator_table(found.operators))
     if found.parts:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from kdtf.export.float_reasons import FloatOperator
+from kdtf.export.metadata import Metadata
 from kdtf.export.sparsity import SparseTensor
 from kdtf.export.sparsity import counted_reasons
 from kdtf.flatbuffer import Signature
@@ -43,6 +44,7 @@ class ExportResult:
             one int8 step from the Keras model's, in [0, 1]; None without
             such outputs.
         float_reasons: Which operators of an int8 file stayed float, and why.
+        metadata: What the file says of itself, if it was asked to.
     """
 
     path: pathlib.Path
@@ -64,6 +66,7 @@ class ExportResult:
     left_dense: dict[str, int] = dataclasses.field(default_factory=dict)
     within_one_step: float | None = None
     float_reasons: tuple[FloatOperator, ...] = ()
+    metadata: Metadata | None = None
 
     def __str__(self) -> str:
         """Returns a summary of a few lines."""
@@ -72,6 +75,7 @@ class ExportResult:
             f"{self.path}: {size}",
             f"  target {self.target}, quantize {self.quantize or 'float32'}",
             *(_signature_lines(self.signatures)),
+            *([f"  {self.metadata}"] if self.metadata else []),
             f"  operators: {_counts(self.operators)}",
             *(_float_lines(self.float_reasons)),
             *(_sparsity_lines(self.sparse_tensors, self.left_dense)),

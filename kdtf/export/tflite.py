@@ -1,5 +1,6 @@
 """The front door: a Keras model in, a verified `.tflite` file out."""
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -11,6 +12,9 @@ from kdtf.export.errors import ExportError
 from kdtf.export.inputs import Inputs
 from kdtf.export.inputs import read_inputs
 from kdtf.export.inputs import reference_outputs
+from kdtf.export.metadata import Metadata
+from kdtf.export.metadata import attach
+from kdtf.export.metadata import describe_model
 from kdtf.export.plan import plan_of
 from kdtf.export.precision import computing_in_float32
 from kdtf.export.result import ExportResult
@@ -38,6 +42,7 @@ def export_tflite(
     representative_data: Any = None,
     verify_data: Any = None,
     sparse: bool = False,
+    metadata: Metadata | None = None,
 ) -> ExportResult:
     """Writes `model` as a `.tflite` file and returns what verifying it found.
 
@@ -75,6 +80,10 @@ def export_tflite(
             "int8") are stored sparse, for LiteRT's own CPU kernels. The file
             shrinks; float gets faster from about 80% of zero blocks on, int8
             often slower (the result warns). Defaults to False.
+        metadata: What the file says of itself: `Metadata` (author, license),
+            `ImageMetadata` or `TextMetadata`, with which MediaPipe's
+            ImageClassifier and TextClassifier run the file as it is. Labels
+            and vocabulary travel in the file. Defaults to none.
 
     Returns:
         Sizes, names, operators and errors of the file.
@@ -83,8 +92,8 @@ def export_tflite(
         ExportError: The model does not convert, no weight can be stored
             sparse, a quantized kernel cannot keep its values, or the file
             failed a check; no file is left and an older one is untouched.
-        ValueError: An argument is unknown, missing, does not fit, or is not
-            what the model was quantized for.
+        ValueError: An argument is unknown, missing, does not fit the model
+            (`metadata` too), or is not what it was quantized for.
         TypeError: `model` is no Keras model.
 
     Example:
@@ -120,12 +129,27 @@ def export_tflite(
         )
         with computing_in_float32(model) as policies:
             reference = reference_outputs(model, inputs)
+            described = None
+            if metadata is not None:
+                described = describe_model(
+                    metadata,
+                    model,
+                    inputs=inputs.interface.inputs,
+                    outputs=reference,
+                    integer_only=chosen.integer_only,
+                )
             build = build_file(model, inputs, plan=plan, sparse=sparse)
+    if described:
+        content = attach(build.content, described)
+        build = dataclasses.replace(build, content=content)
     with atomic_path(path) as temporary:
         verdict = verify(
             temporary, build, samples=inputs.verification, reference=reference
         )
-    return _result(path, build, inputs, verdict, policies)
+    result = _result(path, build, inputs, verdict, policies)
+    if described:
+        result = dataclasses.replace(result, metadata=described.metadata)
+    return result
 
 
 def _check_sparse(mode: str | None, target: Target) -> None:
