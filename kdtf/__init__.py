@@ -20,8 +20,24 @@ if TYPE_CHECKING:
     from kdtf.evaluation import compare
     from kdtf.export import ExportError
     from kdtf.export import ExportResult
+    from kdtf.export import ImageMetadata
+    from kdtf.export import LanguageModelResult
+    from kdtf.export import LanguageModelRunner
+    from kdtf.export import Metadata
+    from kdtf.export import MicrocontrollerResult
+    from kdtf.export import SavedModelResult
+    from kdtf.export import TextMetadata
+    from kdtf.export import delegate_report
+    from kdtf.export import export_language_model
+    from kdtf.export import export_microcontroller
+    from kdtf.export import export_saved_model
     from kdtf.export import export_tflite
+    from kdtf.export import read_metadata
+    from kdtf.export import write_android_project
+    from kdtf.export import write_web_page
+    from kdtf.pruning import plan_shrink
     from kdtf.pruning import prune
+    from kdtf.pruning import shrink
     from kdtf.pruning import sparsity_report
     from kdtf.quantization import cluster
     from kdtf.quantization import quantization_report
@@ -42,22 +58,38 @@ __all__ = [
     "Distiller",
     "ExportError",
     "ExportResult",
+    "ImageMetadata",
+    "LanguageModelResult",
+    "LanguageModelRunner",
+    "Metadata",
+    "MicrocontrollerResult",
     "OneShotSchedule",
     "PolynomialSchedule",
+    "SavedModelResult",
     "TeacherCache",
+    "TextMetadata",
     "__version__",
     "cache_teacher",
     "cluster",
     "compare",
+    "delegate_report",
+    "export_language_model",
+    "export_microcontroller",
+    "export_saved_model",
     "export_tflite",
+    "plan_shrink",
     "prune",
     "quantization_report",
     "quantize",
     "quantize_aware",
+    "read_metadata",
     "search",
     "sensitivity",
+    "shrink",
     "sparsity_report",
     "strip",
+    "write_android_project",
+    "write_web_page",
 ]
 
 _HOMES = {
@@ -67,20 +99,36 @@ _HOMES = {
     "Distiller": "kdtf.distillation",
     "ExportError": "kdtf.export",
     "ExportResult": "kdtf.export",
+    "ImageMetadata": "kdtf.export",
+    "LanguageModelResult": "kdtf.export",
+    "LanguageModelRunner": "kdtf.export",
+    "Metadata": "kdtf.export",
+    "MicrocontrollerResult": "kdtf.export",
     "OneShotSchedule": "kdtf.schedules",
     "PolynomialSchedule": "kdtf.schedules",
+    "SavedModelResult": "kdtf.export",
     "TeacherCache": "kdtf.distillation",
+    "TextMetadata": "kdtf.export",
     "cache_teacher": "kdtf.distillation",
     "cluster": "kdtf.quantization",
     "compare": "kdtf.evaluation",
+    "delegate_report": "kdtf.export",
+    "export_language_model": "kdtf.export",
+    "export_microcontroller": "kdtf.export",
+    "export_saved_model": "kdtf.export",
     "export_tflite": "kdtf.export",
+    "plan_shrink": "kdtf.pruning",
     "prune": "kdtf.pruning",
     "quantization_report": "kdtf.quantization",
     "quantize": "kdtf.quantization",
     "quantize_aware": "kdtf.quantization",
+    "read_metadata": "kdtf.export",
     "sensitivity": "kdtf.quantization",
+    "shrink": "kdtf.pruning",
     "sparsity_report": "kdtf.pruning",
     "strip": "kdtf.transforms.strip",
+    "write_android_project": "kdtf.export",
+    "write_web_page": "kdtf.export",
 }
 
 # Folders and modules that users reach as `kdtf.data` and so on.

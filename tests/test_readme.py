@@ -58,7 +58,7 @@ def namespace(batch, rng):
 def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 7
+    assert len(found) == 9
     stripped = []
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -73,16 +73,21 @@ def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     assert "student.tflite" in printed and "on the phone" in printed
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {
+        "app",
         "cache",
         "lm.tflite",
         "lm-int4.tflite",
         "pruned.tflite",
         "report.html",
+        "served",
+        "shapes.tflite",
         "student.keras",
         "student.tflite",
         "student-int8.tflite",
         "study.log",
+        "writer.tflite",
     }
+    assert len(namespace["next_tokens"]) == 8
     assert namespace["found"].best.values["bytes"] <= 4000
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     for a, b in zip(weights, loaded.get_weights(), strict=True):

@@ -1,4 +1,4 @@
-"""The command line: `kdtf demo | search | inspect | export | benchmark`.
+"""The command line: `kdtf demo | search | inspect | export | ...`.
 
 Each command is one thin module: it parses, calls and prints. Nothing heavy is
 imported before a command runs, so that `kdtf --help` answers at once.
@@ -14,7 +14,9 @@ from kdtf._version import __version__
 from kdtf.cli import benchmark
 from kdtf.cli import demo
 from kdtf.cli import export
+from kdtf.cli import generate
 from kdtf.cli import inspect
+from kdtf.cli import microcontroller
 from kdtf.cli import search
 from kdtf.cli.native_logs import native_logs_aside
 from kdtf.cli.parser import Parser
@@ -22,7 +24,15 @@ from kdtf.cli.parser import UsageError
 
 __all__ = ["main"]
 
-_COMMANDS = (demo, search, inspect, export, benchmark)
+_COMMANDS = (
+    demo,
+    search,
+    inspect,
+    export,
+    microcontroller,
+    generate,
+    benchmark,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python would complain at exit, when it flushes what is left.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError) as error:
+    # ImportError: an extra that is not installed.
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if args.traceback:
             raise
         return _fail(error)

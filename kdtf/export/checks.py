@@ -6,6 +6,7 @@ say which are applied, in the order of the message. (A `.litertlm` bundle has a
 trap of its own, its cache layout; bundles are not written here.)
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -30,8 +31,10 @@ WEIGHT_OPERATORS = frozenset(
     """.split()
 )
 _VARIABLE_OPERATORS = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
+# Of GRU and LSTM.
+_NUM_GATES = (3, 4)
 _FLOATS = ("FLOAT32", "FLOAT16", "FLOAT64", "BFLOAT16")
-# Below this the tables of the graph, not the weights, decide the size.
+# Of weights: below it the tables of the graph decide the size.
 _SMALL_BYTES = 64 * 1024
 # A softmax mask of -1e9 gives 3.9e6; ranges of trained networks stay under.
 MAX_ACTIVATION_SCALE = 1e3
@@ -82,16 +85,24 @@ def check_variables_are_frozen(evidence: Evidence) -> str | None:
 def check_weights_are_present(evidence: Evidence) -> str | None:
     """Finds kernels of the model that no constant of the file can hold.
 
-    Transposed, reshaped and folded kernels keep their number of elements.
-    Tables that are only read in part (position embeddings) do not, so the
-    check asks for half of all elements.
+    Transposed, reshaped and folded kernels keep their number of elements;
+    those of recurrent layers may be split into one for each gate. Tables that
+    are only read in part (position embeddings) do not, so the check asks for
+    half of all elements.
     """
-    held = {
+    held = collections.Counter(
         int(np.prod(tensor.shape))
         for tensor in evidence.description.tensors
         if tensor.is_constant
+    )
+    lost = {
+        path: size
+        for path, size in evidence.kernels.items()
+        if not any(
+            size % parts == 0 and held[size // parts] >= parts
+            for parts in (1, *_NUM_GATES)
+        )
     }
-    lost = {p: n for p, n in evidence.kernels.items() if n not in held}
     total = sum(evidence.kernels.values())
     if 2 * sum(lost.values()) <= total:
         return None
@@ -237,7 +248,7 @@ def check_size(evidence: Evidence) -> str | None:
             f"file holds {before.num_parameters}: a shared table was stored "
             "more than once"
         )
-    is_large = before.size_bytes > _SMALL_BYTES
+    is_large = before.weight_bytes > _SMALL_BYTES
     is_smaller = after.size_bytes < before.size_bytes
     if evidence.mode and is_large and not (is_smaller or evidence.kept_float):
         return (

@@ -17,6 +17,7 @@ from typing import Any
 from kdtf.export.errors import ExportError
 from kdtf.export.interface import Interface
 from kdtf.export.interface import outputs_by_name
+from kdtf.export.plain_sums import plain_sums
 from kdtf.export.quiet import quiet
 from kdtf.export.samples import Samples
 
@@ -26,6 +27,7 @@ INPUT = "kdtf_input_{}"
 OUTPUT = "kdtf_output_{}"
 
 _NO_INPUT_SCALES = "_experimental_disable_fuse_mul_and_fc"
+_WRITE_IN_PLACE = "_experimental_enable_dynamic_update_slice"
 _DENSE_PER_TENSOR = (
     "_experimental_disable_per_channel_quantization_for_dense_layers"
 )
@@ -62,18 +64,38 @@ def traced(
     Raises:
         ExportError: The model cannot be traced with these inputs.
     """
-    names: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kdtf-export-") as folder:
-        with _unrolled(model, unroll), _failures("saving"):
-            function = _function(model, interface, names)
-            concrete = function.get_concrete_function()
-            _save(function, concrete.graph.variables, folder)
-        kernels = {
-            getattr(v, "path", v.name): int(v.shape.num_elements())
-            for v in concrete.graph.variables
-            if v.shape.rank is not None and v.shape.rank > 1
-        }
-        yield Traced(folder=folder, output_names=tuple(names), kernels=kernels)
+        with _loops(model, unroll), plain_sums():
+            saved = save(model, interface, folder)
+        yield saved
+
+
+def save(
+    model: Any, interface: Interface, folder: str, *, own_names: bool = False
+) -> Traced:
+    """Writes `model` as a SavedModel, with all the weights it reads.
+
+    Args:
+        model: A built model of either Keras.
+        interface: Its inputs; None in their shapes stays free.
+        folder: Where to write.
+        own_names: Whether the signature has the model's own names, which
+            must then be names that TensorFlow takes.
+
+    Raises:
+        ExportError: The model cannot be traced with these inputs.
+    """
+    names: list[str] = []
+    with _failures("saving"):
+        function = _function(model, interface, names, own_names=own_names)
+        concrete = function.get_concrete_function()
+        _save(function, concrete.graph.variables, folder)
+    kernels = {
+        getattr(v, "path", v.name): int(v.shape.num_elements())
+        for v in concrete.graph.variables
+        if v.shape.rank is not None and v.shape.rank > 1
+    }
+    return Traced(folder=folder, output_names=tuple(names), kernels=kernels)
 
 
 def to_float32(source: Traced) -> bytes:
@@ -138,11 +160,17 @@ def call(model: Any, inputs: Any) -> Any:
     return model(inputs)
 
 
-def _function(model: Any, interface: Interface, names: list[str]) -> Any:
+def _function(
+    model: Any, interface: Interface, names: list[str], *, own_names: bool
+) -> Any:
     import tensorflow as tf
 
     specs = [
-        tf.TensorSpec(spec.shape, spec.dtype, name=INPUT.format(i))
+        tf.TensorSpec(
+            spec.shape,
+            spec.dtype,
+            name=spec.name if own_names else INPUT.format(i),
+        )
         for i, spec in enumerate(interface.inputs)
     ]
 
@@ -152,8 +180,8 @@ def _function(model: Any, interface: Interface, names: list[str]) -> Any:
         names[:] = outputs
         return {
             # A graph may not give its input back under another name.
-            OUTPUT.format(i): tf.identity(_widen(value))
-            for i, value in enumerate(outputs.values())
+            name if own_names else OUTPUT.format(i): tf.identity(_widen(value))
+            for i, (name, value) in enumerate(outputs.items())
         }
 
     return serve
@@ -186,6 +214,9 @@ def _convert(source: Traced, configure: Callable[[Any], None]) -> bytes:
         # It would multiply a norm's scale into the kernels behind it: off
         # their grids, and a tied table into two.
         _set_private(converter, _NO_INPUT_SCALES, True)
+        # A recurrent layer that gives all its steps would collect them in
+        # tensors of free length.
+        _set_private(converter, _WRITE_IN_PLACE, True)
         configure(converter)
         content = converter.convert()
     if not content:
@@ -246,16 +277,20 @@ def _explain(stage: str, error: Exception, log: str) -> str:
 
 
 @contextlib.contextmanager
-def _unrolled(model: Any, unroll: bool) -> Iterator[None]:
-    layers = [
-        layer
-        for layer in model._flatten_layers()
-        if unroll and getattr(layer, "unroll", None) is False
-    ]
-    for layer in layers:
-        layer.unroll = True
+def _loops(model: Any, unroll: bool) -> Iterator[None]:
+    """Sets how recurrent layers are traced, and restores it."""
+    wanted: list[tuple[Any, str, bool]] = []
+    for layer in model._flatten_layers():
+        if unroll and getattr(layer, "unroll", None) is False:
+            wanted.append((layer, "unroll", True))
+        # Of tf_keras: made for GPUs, a GRU loops whatever `unroll` says, and
+        # an LSTM becomes an operator whose state is left from call to call.
+        if getattr(layer, "_could_use_gpu_kernel", False):
+            wanted.append((layer, "_could_use_gpu_kernel", False))
+    for layer, name, value in wanted:
+        setattr(layer, name, value)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.unroll = False
+        for layer, name, value in wanted:
+            setattr(layer, name, not value)

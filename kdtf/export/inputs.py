@@ -1,6 +1,7 @@
 """From what the user passed to samples, shapes and reference outputs."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -117,15 +118,15 @@ def reference_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
         Arrays of shape `(samples, ...)` by output name.
 
     Raises:
-        ExportError: An output is not finite, or not one row per sample.
+        ExportError: The model does not run, or an output is not finite or
+            not one row per sample.
     """
     samples = inputs.verification
     batches = []
     for start in range(0, len(samples), _REFERENCE_BATCH):
         rows = slice(start, start + _REFERENCE_BATCH)
         flat = [value[rows] for value in samples.arrays.values()]
-        outputs = call(model, inputs.interface.pack(flat))
-        named = outputs_by_name(outputs)
+        named = outputs_by_name(_outputs(model, inputs, flat))
         batches.append({k: np.asarray(v) for k, v in named.items()})
     reference = {
         name: np.concatenate([np.atleast_1d(batch[name]) for batch in batches])
@@ -134,6 +135,22 @@ def reference_outputs(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
     for name, value in reference.items():
         _check_reference(name, value, samples)
     return reference
+
+
+def _outputs(model: Any, inputs: Inputs, flat: list[np.ndarray]) -> Any:
+    try:
+        return call(model, inputs.interface.pack(flat))
+    # Whatever TensorFlow, Keras or the model's own code raises.
+    except Exception as error:
+        # Keras puts colours around the cause, and all arguments behind it.
+        text = str(error).split("Arguments received")[0]
+        cause = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())[:400]
+        raise ExportError(
+            "The Keras model itself must run on the samples. Received: "
+            f"{type(error).__name__}: {cause}, for "
+            f"{inputs.verification.source}. Call the model on a batch to see "
+            "where, or pass samples that it takes as `verify_data=`."
+        ) from error
 
 
 def _check_reference(name: str, value: np.ndarray, samples: Samples) -> None:

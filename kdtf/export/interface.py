@@ -15,6 +15,8 @@ from kdtf.flavours import flavour_of
 
 # Names Keras counts up by itself; they differ from run to run.
 _COUNTED = re.compile(r"(keras_tensor|input|input_layer)(_\d+)?")
+# A flatbuffer addresses 2 GiB. The float file is made on every route.
+MAX_FLOAT_BYTES = 2**31
 # NumPy's default types are not what models and devices compute in.
 _NARROW = {"float64": "float32", "int64": "int32"}
 
@@ -42,6 +44,25 @@ class Interface:
         """
         specs = tuple(_fix(spec, arrays) for spec in self.inputs)
         return dataclasses.replace(self, inputs=specs)
+
+
+def check_built(model: Any) -> None:
+    """Refuses what is no Keras model, or has no weights yet.
+
+    Args:
+        model: What the user passed.
+
+    Raises:
+        TypeError: It is no model.
+        ValueError: It is not built.
+    """
+    flavour_of(model)
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: its weights do not exist yet. Received: "
+            f"model={model.name!r} of type {type(model).__qualname__}. Call "
+            "it once on a batch, or give it a `keras.Input`."
+        )
 
 
 def interface_of(model: Any, example: Any) -> Interface:
@@ -175,3 +196,21 @@ def _fix(spec: TensorSpec, arrays: Mapping[str, Any] | None) -> TensorSpec:
 def _dtype(dtype: Any) -> str:
     # tf_keras gives tf.DType objects, Keras 3 names.
     return getattr(dtype, "name", dtype)
+
+
+def check_size(model: Any) -> None:
+    """Refuses what no file can hold, before the work starts.
+
+    Args:
+        model: A built model.
+
+    Raises:
+        ExportError: Its float file would be too large.
+    """
+    size = 4 * model.count_params()
+    if size >= MAX_FLOAT_BYTES:
+        raise ExportError(
+            "A .tflite file holds less than 2 GiB, and every route passes "
+            f"through float32. Received: {model.count_params()} parameters, "
+            f"{size} bytes. Export a smaller student, or parts of the model."
+        )

@@ -151,7 +151,13 @@ def _grid_storage(weight: Weight, placed: Placed) -> Storage:
 def _width(weight: Weight, num_bits: int) -> int:
     """Gives the least width, from `num_bits` up, that all readers have."""
     widths = [
-        set(_WIDTHS.get(name, _OTHER_WIDTHS)) for name, _ in weight.readers
+        {
+            width
+            for width in _WIDTHS.get(name, _OTHER_WIDTHS)
+            # LiteRT looks for each row of a table at the start of a byte.
+            if name != "EMBEDDING_LOOKUP" or weight.shape[1] * width % 8 == 0
+        }
+        for name, _ in weight.readers
     ]
     return min(w for w in set.intersection(*widths) if w >= num_bits)
 

@@ -8,10 +8,11 @@ from typing import Any
 from kdtf.export.build import Build
 from kdtf.export.build import build_file
 from kdtf.export.checks import float_operators
-from kdtf.export.errors import ExportError
 from kdtf.export.inputs import Inputs
 from kdtf.export.inputs import read_inputs
 from kdtf.export.inputs import reference_outputs
+from kdtf.export.interface import check_built
+from kdtf.export.interface import check_size
 from kdtf.export.metadata import Metadata
 from kdtf.export.metadata import attach
 from kdtf.export.metadata import describe_model
@@ -24,11 +25,8 @@ from kdtf.export.targets import get_target
 from kdtf.export.verify import Verdict
 from kdtf.export.verify import verify
 from kdtf.files import atomic_path
-from kdtf.flavours import flavour_of
 from kdtf.transforms.deployment import deployed
 
-# A flatbuffer addresses 2 GiB. The float file is made on every route.
-MAX_FLOAT_BYTES = 2**31
 # Those whose sparse weights LiteRT computes right.
 SPARSE_MODES = (None, "int8")
 
@@ -113,8 +111,8 @@ def export_tflite(
     if sparse:
         _check_sparse(asked, chosen)
     _check_path(path)
-    _check_model(model)
-    _check_size(model)
+    check_built(model)
+    check_size(model)
     with deployed(model) as deployment:
         plan = plan_of(
             model, target=chosen, quantize=quantize, deployment=deployment
@@ -172,26 +170,6 @@ def _check_path(path: str | os.PathLike[str]) -> None:
     if pathlib.Path(path).suffix != ".tflite":
         raise ValueError(
             f"`path` must end in '.tflite'. Received: path={os.fspath(path)!r}."
-        )
-
-
-def _check_model(model: Any) -> None:
-    flavour_of(model)
-    if not model.built:
-        raise ValueError(
-            "`model` must be built: its weights do not exist yet. Received: "
-            f"model={model.name!r} of type {type(model).__qualname__}. Call "
-            "it once on a batch, or give it a `keras.Input`."
-        )
-
-
-def _check_size(model: Any) -> None:
-    size = 4 * model.count_params()
-    if size >= MAX_FLOAT_BYTES:
-        raise ExportError(
-            "A .tflite file holds less than 2 GiB, and every route passes "
-            f"through float32. Received: {model.count_params()} parameters, "
-            f"{size} bytes. Export a smaller student, or parts of the model."
         )
 
 

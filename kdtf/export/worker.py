@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
@@ -58,45 +59,69 @@ def run_isolated(
     Raises:
         ExportError: The runtime refused the file, crashed or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="kdtf-run-") as folder:
-        request = pathlib.Path(folder, "request.npz")
-        response = pathlib.Path(folder, "response.npz")
-        _write(request, arrays, model=str(path), baseline=_text(baseline))
-        _run(request, response, time_limit_seconds)
-        outputs, facts = _read(response)
+    outputs, facts = ask(
+        __name__,
+        arrays,
+        runtime="LiteRT",
+        way_out="Another `quantize` may avoid the operator that it refuses.",
+        time_limit_seconds=time_limit_seconds,
+        model=str(path),
+        baseline=None if baseline is None else os.fspath(baseline),
+    )
     return Outcome(outputs=outputs, **facts)
 
 
-def _text(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+def ask(
+    module: str,
+    arrays: dict[str, np.ndarray],
+    *,
+    runtime: str,
+    way_out: str,
+    time_limit_seconds: float = TIME_LIMIT_SECONDS,
+    **facts: Any,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns what a module answers that is run as a fresh process.
 
+    Args:
+        module: Its name; it calls `read` and `write` on its two arguments.
+        arrays: What it is given, by name.
+        runtime: What runs there, for messages.
+        way_out: What may help if it fails.
+        time_limit_seconds: How long it may take.
+        **facts: What JSON can hold, for the module.
 
-def _run(request: pathlib.Path, response: pathlib.Path, limit: float) -> None:
-    # The child must find kdtf where the parent found it.
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    command = [sys.executable, "-m", __name__, str(request), str(response)]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(
-            "LiteRT must run the exported file in time. Received: no answer "
-            f"within {limit:g} s. Verify on fewer or shorter samples with "
-            "`verify_data=`."
-        ) from error
-    if done.returncode:
-        raise ExportError(
-            "LiteRT must load and run the exported file. Received: the "
-            f"process {_ending(done.returncode)}: "
-            f"{_last_words(done.stderr)}. Another `quantize` may avoid the "
-            "operator that it refuses."
-        )
+    Raises:
+        ExportError: It crashed, raised or took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="kdtf-run-") as folder:
+        request = pathlib.Path(folder, "request.npz")
+        response = pathlib.Path(folder, "response.npz")
+        write(request, arrays, **facts)
+        # The child must find kdtf where the parent found it.
+        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        command = [sys.executable, "-m", module, str(request), str(response)]
+        try:
+            done = subprocess.run(
+                command,
+                env={**os.environ, "PYTHONPATH": paths},
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=time_limit_seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(
+                f"{runtime} must run the exported file in time. Received: no "
+                f"answer within {time_limit_seconds:g} s. Verify on fewer or "
+                "shorter samples with `verify_data=`."
+            ) from error
+        if done.returncode:
+            raise ExportError(
+                f"{runtime} must load and run the exported file. Received: "
+                f"the process {_ending(done.returncode)}: "
+                f"{_last_words(done.stderr)}. {way_out}"
+            )
+        return read(response)
 
 
 def _ending(code: int) -> str:
@@ -110,19 +135,26 @@ def _last_words(text: str) -> str:
     return " | ".join(lines[-3:])[-600:] or "no message"
 
 
-def _write(
-    path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
-    **facts: str | float | None,
+def write(
+    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], **facts: Any
 ) -> None:
-    """Writes arrays and facts; names go into the facts, any text will do."""
+    """Writes a request or a response.
+
+    Args:
+        path: An `.npz` file.
+        arrays: By name; any text will do.
+        **facts: What JSON can hold.
+    """
     header = json.dumps({"names": list(arrays), **facts}).encode()
     entries = {f"array_{i}": value for i, value in enumerate(arrays.values())}
     entries["header"] = np.frombuffer(header, np.uint8)
     np.savez(path, allow_pickle=False, **entries)
 
 
-def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
+def read(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Returns the arrays and the facts that `write` wrote."""
     with np.load(path, allow_pickle=False) as stored:
         facts = json.loads(stored["header"].tobytes())
         names = enumerate(facts.pop("names"))
@@ -143,7 +175,7 @@ def _best_latencies(runners: list[Runner]) -> list[float]:
 
 def main(request: str, response: str) -> None:
     """Answers one request; both are `.npz` files."""
-    arrays, facts = _read(pathlib.Path(request))
+    arrays, facts = read(request)
     runner = Runner(facts["model"])
     outputs = runner(arrays)
     latencies: dict[str, float] = {}
@@ -153,7 +185,7 @@ def main(request: str, response: str) -> None:
         best = _best_latencies([runner, baseline])
         keys = ("latency_ms", "baseline_latency_ms")
         latencies = dict(zip(keys, best, strict=True))
-    _write(pathlib.Path(response), outputs, **latencies)
+    write(response, outputs, **latencies)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,14 @@ def test_reshaped_kernels_are_found():
     assert checks.check_weights_are_present(evidence(tensors=tensors)) is None
 
 
+@pytest.mark.parametrize("num_parts, found", [(4, True), (3, False)])
+def test_kernels_split_into_gates_are_found(num_parts, found):
+    tensors = tuple(tensor(str(i), 2, 3) for i in range(num_parts))
+    kernels = {"lstm/kernel": 24}
+    split = evidence(tensors=tensors, kernels=kernels)
+    assert (checks.check_weights_are_present(split) is None) is found
+
+
 def test_signature_differences_are_spelled_out():
     wrong = Signature(key="serving_default", inputs=(X,), outputs=(X,))
     problem = checks.check_signature(evidence(signatures=(wrong,)))
@@ -156,13 +164,14 @@ def test_weights_kept_in_float_on_purpose_do_not_count():
     assert checks.check_weights_are_quantized(kept) is None
 
 
-def test_size_is_compared_for_files_of_some_size_only():
+def test_size_is_compared_where_weights_decide_it():
     check = checks.check_size
     before = described(size_bytes=100_000)
     larger = evidence(mode="int8", baseline=before, size_bytes=100_001)
     assert "made the file larger: 100000 bytes in float" in check(larger)
-    before = described(size_bytes=3_000)
-    small = evidence(mode="int8", baseline=before, size_bytes=4_000)
+    # Thousands of operators, as of an unrolled LSTM.
+    before = described(size_bytes=100_000, weight_bytes=3_000)
+    small = evidence(mode="int8", baseline=before, size_bytes=100_001)
     assert check(small) is None
 
 

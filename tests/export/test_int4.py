@@ -1,6 +1,7 @@
 """Files of 4-bit weights, to the byte."""
 
 import keras
+import numpy as np
 import pytest
 
 from kdtf.export import export_tflite
@@ -41,3 +42,21 @@ def test_int4_causal_lm_holds_its_table_once(
         if tensor.is_constant and tensor.shape == (32, 8)
     ]
     assert tables == [("INT4", 128)]
+
+
+@pytest.mark.parametrize("mode", ["int4", "int4_block32"])
+def test_a_table_with_odd_rows_takes_eight_bits(tmp_path, mode):
+    """LiteRT looks for each row at the start of a byte."""
+    ids = keras.Input((1,), dtype="int32")
+    model = keras.Model(ids, keras.layers.Embedding(10, 33)(ids))
+    result = export_tflite(
+        model,
+        tmp_path / "odd.tflite",
+        quantize=mode,
+        verify_data=np.arange(10)[:, None],
+    )
+    assert result.sqnr_db > 40
+    assert result.warnings == (
+        "330 weights of EMBEDDING_LOOKUP are stored in 8 bits, not 4: LiteRT "
+        "has no such form of it",
+    )

@@ -8,6 +8,7 @@ import pytest
 
 from kdtf.export import ExportError
 from kdtf.export import export_tflite
+from kdtf.export import interface
 from kdtf.export import tflite
 
 
@@ -99,7 +100,7 @@ def test_keras_quantized_models_are_refused(older, untouched):
 def test_a_model_beyond_two_gigabytes_is_refused_before_any_work(
     tiny_cnn, older, untouched, monkeypatch
 ):
-    monkeypatch.setattr(tflite, "MAX_FLOAT_BYTES", 4 * 76)
+    monkeypatch.setattr(interface, "MAX_FLOAT_BYTES", 4 * 76)
     monkeypatch.delattr(tflite, "read_inputs")
     with pytest.raises(ExportError, match="less than 2 GiB.*76 parameters"):
         export_tflite(tiny_cnn, older)

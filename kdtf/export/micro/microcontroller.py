@@ -18,7 +18,6 @@ from kdtf.export.micro.budgets import arena_margin
 from kdtf.export.micro.entry import check_file
 from kdtf.export.micro.entry import read_entry
 from kdtf.export.micro.example import example_source
-from kdtf.export.micro.folder import whole_folder
 from kdtf.export.micro.readme import readme
 from kdtf.export.micro.result import MicrocontrollerResult
 from kdtf.export.micro.verification import given_samples
@@ -29,6 +28,7 @@ from kdtf.export.micro.worker import run_micro
 from kdtf.export.result import ExportResult
 from kdtf.export.samples import Samples
 from kdtf.export.tflite import export_tflite
+from kdtf.files import whole_folder
 from kdtf.flatbuffer import FileDescription
 from kdtf.flatbuffer import Signature
 from kdtf.flatbuffer import describe

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from kdtf.export.micro.folder import whole_folder
+from kdtf.files import whole_folder
 
 NAMES = frozenset({"a.txt", "b.txt"})
 
