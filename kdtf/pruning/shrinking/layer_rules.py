@@ -60,26 +60,23 @@ def _embedding(call: Call) -> list[np.ndarray]:
 
 
 def _conv(call: Call) -> list[np.ndarray]:
-    layer = call.layer
-    if (why := _why_not_conv(layer)) is not None:
-        return call.hold(why)
-    read = call.read("in", call.atoms.along(call.inputs[0]))
-    out = _out(call, layer.filters, "filters", layer.activation)
-    call.slice(layer._kernel, {-2: read, -1: out}, uses=call.positions)
-    if layer.bias is not None:
-        call.slice(layer.bias, {0: out})
-    return [spread(out, call.shapes[0])]
+    return _filters(call, read_axis=-2, uses=call.positions)
 
 
 def _conv_transpose(call: Call) -> list[np.ndarray]:
+    # Each input position is multiplied by the whole kernel.
+    uses = math.prod(call.inputs[0].shape[:-1])
+    return _filters(call, read_axis=-1, uses=uses)
+
+
+def _filters(call: Call, *, read_axis: int, uses: int) -> list[np.ndarray]:
     layer = call.layer
     if (why := _why_not_conv(layer)) is not None:
         return call.hold(why)
     read = call.read("in", call.atoms.along(call.inputs[0]))
     out = _out(call, layer.filters, "filters", layer.activation)
-    # Each input position is multiplied by the whole kernel.
-    uses = math.prod(call.inputs[0].shape[:-1])
-    call.slice(layer.kernel, {-1: read, -2: out}, uses=uses)
+    made_axis = -3 - read_axis
+    call.slice(layer.kernel, {read_axis: read, made_axis: out}, uses=uses)
     if layer.bias is not None:
         call.slice(layer.bias, {0: out})
     return [spread(out, call.shapes[0])]
