@@ -100,6 +100,7 @@ def test_weights_and_logs_are_those_without(alpha, chunk, data):
     assert_equal(tagger(8), data, lambda: tagger(4), chunk=chunk, alpha=alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean_with_sample_weight", "sum"])
 def test_gpt2_with_padding_as_weights(reduction, data):
     ids, y, weight = data
@@ -251,6 +252,7 @@ def test_from_a_cache(kind, data, tmp_path):
         np.testing.assert_allclose(logs[name], other[name], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_show_in_evaluate_and_not_in_fit(data):
     x, y, weight = data
     validation = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)

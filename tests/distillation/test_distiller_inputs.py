@@ -330,6 +330,7 @@ def test_teacher_may_see_other_inputs(rng):
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher_policy", ["float32", "mixed_float16"])
 @pytest.mark.parametrize("student_policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_trains_in_any_pair(

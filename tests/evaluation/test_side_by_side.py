@@ -189,6 +189,7 @@ def test_a_shuffled_dataset_is_the_same_for_all_rows(small_model, small_data):
     assert comparison.num_examples == 70
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_be_timed_says_why_and_the_others_go_on(
     small_data, small_model
 ):
@@ -223,6 +224,7 @@ def test_without_data_size_and_latency_are_measured(tiny_tflite, small_model):
     assert comparison.num_examples == 0
 
 
+@pytest.mark.slow
 def test_dict_and_tuple_inputs_reach_model_and_file(tmp_path):
     left, right = (
         keras.Input((3,), name="left"),

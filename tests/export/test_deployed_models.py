@@ -152,6 +152,7 @@ def test_a_grid_that_int8_files_cannot_hold_is_refused(
     assert kernel.path in str(error)
 
 
+@pytest.mark.slow
 def test_an_operator_without_a_range_is_explained(
     quantize_by_hand, refuses, rng
 ):
@@ -170,6 +171,7 @@ def test_an_operator_without_a_range_is_explained(
     assert "`representative_data`" in str(error)
 
 
+@pytest.mark.slow
 def test_data_gives_the_ranges_that_are_missing(
     quantize_by_hand, rng, tmp_path
 ):
@@ -269,6 +271,7 @@ def test_limits_are_stricter_for_what_was_simulated():
     assert (plain.has_ranges, strict.has_ranges) == (False, True)
 
 
+@pytest.mark.slow
 def test_a_model_wrapped_by_tfmot_has_its_ranges(tmp_path, rng):
     import tf_keras
 
@@ -297,6 +300,7 @@ def test_a_model_wrapped_by_tfmot_has_its_ranges(tmp_path, rng):
     assert result.within_one_step > 0.9
 
 
+@pytest.mark.slow
 def test_a_bias_is_kept_where_the_scale_is_changed(
     quantize_by_hand, pictures, simulated, tmp_path, monkeypatch
 ):

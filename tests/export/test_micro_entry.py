@@ -150,6 +150,7 @@ def test_several_signatures_are_refused(changed):
         read_entry(changed(change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantize", ["dynamic_int8", "int8"])
 def test_files_with_float_parts_are_refused(model, data, tmp_path, quantize):
     path = tmp_path / "float.tflite"

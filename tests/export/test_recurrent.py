@@ -35,6 +35,7 @@ def test_kernels_that_are_split_into_gates_are_found(tmp_path):
     assert result.operators["CONV_2D"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.tfmot
 @pytest.mark.parametrize("mode", [None, "int8"])
 def test_legacy_layers_keep_no_state_between_calls(tmp_path, series, mode):

@@ -95,6 +95,7 @@ def test_t14_unrelated_errors_get_their_context(
 
     class Converter:
         _experimental_disable_fuse_mul_and_fc = False
+        _experimental_enable_dynamic_update_slice = False
 
         @classmethod
         def from_saved_model(cls, folder, signature_keys):
@@ -113,6 +114,7 @@ def test_t14_an_empty_file_is_an_error(tiny_cnn, refuses, monkeypatch):
 
     class Converter:
         _experimental_disable_fuse_mul_and_fc = False
+        _experimental_enable_dynamic_update_slice = False
 
         @classmethod
         def from_saved_model(cls, folder, signature_keys):
@@ -156,6 +158,7 @@ def test_loops_are_refused_before_they_abort_calibration(rng, refuses):
     )
 
 
+@pytest.mark.slow
 def test_a_split_left_in_float_by_chance_is_converted_again(
     tiny_cnn, images, tmp_path, monkeypatch
 ):

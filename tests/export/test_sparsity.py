@@ -146,6 +146,7 @@ def test_a_sparse_float_file_gives_the_dense_files_outputs(both, rng):
     assert "sparse:" not in str(dense)
 
 
+@pytest.mark.slow
 def test_a_sparse_int8_file_gives_the_dense_files_outputs(both, rng):
     kernel = rng.normal(size=(160, 40))
     model = dense_model(prune_blocks(kernel, 16, keep=0.2, rng=rng))
@@ -166,6 +167,7 @@ def test_a_sparse_int8_file_gives_the_dense_files_outputs(both, rng):
     assert sparse.size_bytes < dense.size_bytes - 160 * 40 / 2
 
 
+@pytest.mark.slow
 def test_an_einsum_dense_of_one_row_is_stored_sparse(both, rng):
     layer = keras.layers.EinsumDense("abc,cde->abde", (None, 4, 16))
     model = keras.Sequential([keras.Input((1, 32)), layer])
@@ -179,6 +181,7 @@ def test_an_einsum_dense_of_one_row_is_stored_sparse(both, rng):
     assert sparse.size_bytes < dense.size_bytes
 
 
+@pytest.mark.slow
 def test_only_what_the_kernels_read_is_sparse(both, rng):
     image = keras.Input((6, 6, 8), name="image")
     conv = keras.layers.Conv2D(16, 3)
@@ -204,6 +207,7 @@ def test_only_what_the_kernels_read_is_sparse(both, rng):
     assert second[0] != 8 and second[1].sparsity is None
 
 
+@pytest.mark.slow
 def test_a_layer_used_twice_is_stored_once(both, rng):
     layer = keras.layers.Dense(32)
     x = keras.Input((32,))
@@ -215,6 +219,7 @@ def test_a_layer_used_twice_is_stored_once(both, rng):
     assert [version for version, _ in weights_of(sparse.path)] == [8, 8]
 
 
+@pytest.mark.slow
 def test_inspection_counts_what_a_sparse_file_holds(both, rng):
     kernel = prune_blocks(whole_numbers(rng, 64, 48), 4, keep=0.2, rng=rng)
     dense, sparse = both(dense_model(kernel))
@@ -261,6 +266,7 @@ def test_many_rows_are_refused(refuses, rng):
     )
 
 
+@pytest.mark.slow
 def test_zeros_outside_blocks_are_refused(refuses, rng):
     kernel = rng.normal(size=(64, 64)) * (rng.random((64, 64)) < 0.2)
     message = r"1x4 blocks are zero.*structure='litert' \(1 weight\)"

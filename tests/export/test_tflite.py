@@ -183,6 +183,7 @@ def test_causal_lm_embeddings_are_quantized(
     assert [tensor.dtype for tensor in tables] == ["INT8"]
 
 
+@pytest.mark.slow
 def test_a_language_model_with_its_tokenizer_exports(tmp_path):
     import keras_nlp
 
@@ -239,6 +240,7 @@ def test_free_length_needs_a_sample(tiny_transformer, tmp_path, older):
         export_tflite(tiny_transformer, older)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "target, operator", [("android", "WHILE"), ("iot", "UNPACK")]
 )
@@ -319,6 +321,7 @@ def test_export_leaves_the_model_as_it_was(tiny_cnn, images, tmp_path):
     assert len(history["loss"]) == 1
 
 
+@pytest.mark.slow
 def test_datasets_of_pairs_serve_as_data(tiny_cnn, batch, tmp_path):
     import tensorflow as tf
 

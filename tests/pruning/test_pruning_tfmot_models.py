@@ -104,6 +104,7 @@ def test_callbacks_may_stand_in_place_or_in_a_list_of_tf_keras(data):
     assert sparsity(model) == 0.75
 
 
+@pytest.mark.slow
 def test_ramp_starts_where_it_says_and_ends_on_a_step_between_updates(data):
     # 1, 3, 5, 7 are on the turn for a frequency of 2; the end, 7, is not for
     # a frequency of 4.
@@ -150,6 +151,7 @@ def test_one_of_four_keeps_one(data):
     assert (groups.sum(axis=1) == 1).all()
 
 
+@pytest.mark.slow
 def test_blocks_go_together(data):
     model = prune(mlp(), schedule=one_shot(0.5), structure=(4, 1))
     for _ in range(2):
@@ -222,6 +224,7 @@ def test_a_model_built_by_its_first_batch_is_pruned():
     assert sparsity(pruned) == sparsity(tfmot_models.strip(pruned)) == 0.75
 
 
+@pytest.mark.slow
 def test_a_saved_model_goes_on_where_it_stopped(data, tmp_path):
     tfmot = tfmot_models.load_tfmot()
     model = prune(mlp(), schedule=RAMP, frequency=4)
@@ -258,6 +261,7 @@ def test_a_loop_without_the_callback_is_still_refused_by_tfmot(data):
         model.train_on_batch(x, x[:, :4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_public_verbs_in_a_compiled_loop_and_mixed_precision(policy, data):
     layers_ = [

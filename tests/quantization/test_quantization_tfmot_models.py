@@ -128,6 +128,7 @@ def test_the_file_computes_in_int8_what_training_simulated(images, tmp_path):
     assert (apart < 1.01).mean() >= 0.999
 
 
+@pytest.mark.slow
 def test_stripped_kernels_lie_on_the_grid_and_the_model_is_plain(
     images, tmp_path
 ):
@@ -218,6 +219,7 @@ def test_zeros_are_still_zeros_after_training_and_in_the_file(images, tmp_path):
     assert len(np.unique(written)) > 50
 
 
+@pytest.mark.slow
 def test_zeros_are_not_kept_where_not_asked(images):
     model = halved(cnn(), "hidden")
     plain = strip(
@@ -226,6 +228,7 @@ def test_zeros_are_not_kept_where_not_asked(images):
     assert (plain.get_layer("hidden").get_weights()[0] == 0).mean() < 0.2
 
 
+@pytest.mark.slow
 def test_clusters_keep_their_number_in_training_and_in_the_file(
     images, tmp_path
 ):

@@ -452,6 +452,7 @@ def test_layers_in_layers_remember_too(scheme, data):
 # With pruning ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("pruned_first", [True, False])
 def test_zeros_stay_zeros(scheme, pruned_first, data):

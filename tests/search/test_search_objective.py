@@ -219,6 +219,7 @@ def test_takes_models_of_the_other_flavour(tmp_path, data):
     assert names == ["trial-0.keras", "trial-0.tflite"]
 
 
+@pytest.mark.slow
 def test_limits_are_not_looked_at_unless_hard_or_by_hand():
     called = []
     for hard, trial in ((False, trial_of(bytes=1)), (True, None)):
@@ -233,6 +234,7 @@ def test_limits_of_other_costs_do_not_cause_an_export(monkeypatch):
     objective._check_limits(small(), {"watts": 1.0, "gzip_bytes": 1.0})
 
 
+@pytest.mark.slow
 def test_keeps_both_files_of_a_trial(tmp_path, train, data):
     model = small()
     objective = DeviceObjective(train, data, keep=tmp_path / "kept")

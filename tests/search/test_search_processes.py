@@ -174,6 +174,7 @@ def test_a_killed_process_s_trial_is_taken_up_and_the_story_is_the_same(
     assert story(trials) == story(whole.trials)
 
 
+@pytest.mark.slow
 def test_a_living_worker_takes_up_what_another_was_killed_in(begin, tmp_path):
     study = tmp_path / "study.log"
     victim = begin(study, "victim", trials=25, halt=0)

@@ -89,6 +89,7 @@ def test_samples_do_not_mix_but_in_pairs(makers, tokens):
         np.testing.assert_allclose(value[:1], alone[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
