@@ -330,6 +330,27 @@ def test_only_a_tie_excuses_another_token(gap, is_tie):
         verification._check_tokens(given, expected, tokens)
 
 
+def test_what_all_scores_share_is_no_noise(monkeypatch):
+    def compared(given):
+        facts = {"tokens_per_second": 1.0, "peak_memory_bytes": 1}
+        monkeypatch.setattr(
+            verification, "forced_logits", lambda *_: ([given], facts)
+        )
+        written = verification.Written(prompt=[0], tokens=[1], logits=logits)
+        return verification.compare_file(None, [written], mode="int4")
+
+    logits = np.array([[-1.0, 1.0]], "float32")
+    assert compared(logits + 8).sqnr_db == np.inf
+    # A tenth of the signal is noise: 20 dB.
+    found = compared(np.array([[-0.9, 0.9]]))
+    assert found.sqnr_db == pytest.approx(20.0, abs=1e-4)
+    assert found.token_agreement == 1.0
+    assert compared(-logits).token_agreement == 0.0
+    for wrong in (np.full((1, 2), np.nan), np.zeros((1, 3))):
+        with pytest.raises(kdtf.ExportError, match="a number for each token"):
+            compared(wrong)
+
+
 def test_a_noisy_file_is_refused_and_a_fair_one_warned_about():
     def limits(sqnr_db):
         comparison = verification.Comparison(

@@ -22,7 +22,8 @@ class LanguageModelResult:
         tokenizer: The tokenizer's file in it, None without one.
         has_chat: Whether it knows turns of a conversation.
         operators: Name to count, over all signatures.
-        sqnr_db: Signal-to-noise ratio of the logits against Keras's.
+        sqnr_db: Signal-to-noise ratio of the logits against Keras's, but for
+            what all logits of a place share.
         token_agreement: Share of Keras's own greedy tokens that the file
             takes at the same place, in [0, 1].
         num_tokens: How many were compared.
