@@ -3,8 +3,9 @@
 from typing import Any
 
 import keras
+import numpy as np
 
-__all__ = ["backbone_of", "resized"]
+__all__ = ["backbone_of", "resized", "spaced"]
 
 
 def backbone_of(model: Any) -> Any:
@@ -62,3 +63,13 @@ def resized(model: Any, changes: dict[str, Any], *, suffix: str = "") -> Any:
         name=f"{model.name}{suffix}",
     )
     return type(model).from_config(config)
+
+
+def spaced(num_blocks: int, number: int) -> list[int]:
+    """Returns evenly spaced blocks, the first and the last among them.
+
+    Example:
+        >>> spaced(12, 6)
+        [0, 2, 4, 7, 9, 11]
+    """
+    return [int(round(i)) for i in np.linspace(0, num_blocks - 1, number)]

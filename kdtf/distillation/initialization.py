@@ -10,6 +10,7 @@ import numpy as np
 
 from kdtf.backbones import backbone_of
 from kdtf.backbones import resized
+from kdtf.backbones import spaced
 from kdtf.distillation.initialization_report import InitializationReport
 from kdtf.distillation.initialization_report import InitializationRow
 from kdtf.layers import own_weights
@@ -166,8 +167,7 @@ def _mapping(layers: Any, num_blocks: int, num_sources: int) -> dict[int, int]:
                 f"{num_blocks} blocks, teacher with {num_sources}. Choose with "
                 "`layers=[...]`, where a block may be copied twice."
             )
-        spaced = np.linspace(0, num_sources - 1, num_blocks)
-        return {i: int(round(place)) for i, place in enumerate(spaced)}
+        return dict(enumerate(spaced(num_sources, num_blocks)))
     chosen: dict[Any, Any] = {}
     if isinstance(layers, Mapping):
         chosen = dict(layers)

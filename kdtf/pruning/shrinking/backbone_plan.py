@@ -11,9 +11,9 @@ import numpy as np
 
 from kdtf.backbones import backbone_of
 from kdtf.backbones import resized
+from kdtf.backbones import spaced
 from kdtf.pruning.shrinking.blocks import axes_of
 from kdtf.pruning.shrinking.blocks import block_influence
-from kdtf.pruning.shrinking.blocks import spaced
 from kdtf.pruning.shrinking.choosing import choose
 from kdtf.pruning.shrinking.families import Family
 from kdtf.pruning.shrinking.importance import kernel_scores

@@ -1,6 +1,5 @@
 """Transformer blocks of `keras_nlp`: what each axis of their weights counts."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from kdtf.backbones import resized
 from kdtf.pruning.calibration import Calibration
 from kdtf.pruning.calibration import watching
 
-__all__ = ["axes_of", "block_influence", "spaced"]
+__all__ = ["axes_of", "block_influence"]
 
 # Enough to tell axes apart; the tables of large vocabularies cost memory.
 _PROBE = {"num_layers": 1, "vocabulary_size": 8}
@@ -102,13 +101,3 @@ def _cosines(first: Any, second: Any) -> Any:
 def _mask(x: Any, like: Any) -> Any:
     mask = x.get("padding_mask") if isinstance(x, dict) else None
     return tf.ones_like(like) if mask is None else tf.cast(mask, "float32")
-
-
-def spaced(num_blocks: int, number: int) -> Sequence[int]:
-    """Returns evenly spaced blocks, the first and the last among them.
-
-    Example:
-        >>> spaced(12, 6)
-        [0, 2, 4, 7, 9, 11]
-    """
-    return [int(round(i)) for i in np.linspace(0, num_blocks - 1, number)]

@@ -1,5 +1,6 @@
 """Which groups stay: the highest scores, until a target is met."""
 
+import functools
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -67,6 +68,12 @@ def choose(
             mask[groups[count:]] = False
         return mask
 
+    # Neighbouring levels round to the same widths, and a cost may be a
+    # measurement of a model.
+    @functools.cache
+    def cost_of(*counts: int) -> float:
+        return cost(kept(counts))
+
     def counts_at(level: float) -> list[int]:
         """From everything at 0 to the smallest at 1."""
         wanted = [
@@ -81,7 +88,7 @@ def choose(
         ]
 
     smallest = [int(options[0]) for options in allowed]
-    least = cost(kept(smallest))
+    least = cost_of(*smallest)
     if least > target:
         raise ValueError(
             f"The target cannot be met: {target:,.0f} is wanted, and the "
@@ -91,23 +98,21 @@ def choose(
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        if cost(kept(counts_at(middle))) > target:
+        if cost_of(*counts_at(middle)) > target:
             low = middle
         else:
             high = middle
     counts = counts_at(high)
-    if cost(kept(counts)) > target:
+    if cost_of(*counts) > target:
         counts = smallest
-    return kept(
-        _filled(counts, allowed, relative, lambda c: cost(kept(c)), target)
-    )
+    return kept(_filled(counts, allowed, relative, cost_of, target))
 
 
 def _filled(
     counts: list[int],
     allowed: Sequence[np.ndarray],
     relative: Sequence[np.ndarray],
-    cost: Callable[[list[int]], float],
+    cost: Callable[..., float],
     target: float,
 ) -> list[int]:
     """Takes steps back in, the best first, while the target allows it."""
@@ -121,7 +126,7 @@ def _filled(
         for _, index, count in sorted(steps):
             trial = [*counts]
             trial[index] = count
-            if cost(trial) <= target:
+            if cost(*trial) <= target:
                 counts = trial
                 break
         else:

@@ -28,11 +28,6 @@ class Family:
     groups: np.ndarray
     kind: str
 
-    @property
-    def name(self) -> str:
-        """The layers whose width it is."""
-        return ", ".join("/".join(s.layer) for s in self.settings)
-
 
 def families_of(
     trace: Trace, roots: np.ndarray, what: Sequence[str]

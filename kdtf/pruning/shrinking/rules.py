@@ -146,10 +146,6 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, keras.KerasTensor)
 
 
-def _softmax(call: Call) -> list[np.ndarray]:
-    return _all_at_once(call)
-
-
 _SHAPES: dict[str, Rule] = {
     **dict.fromkeys(
         """
@@ -170,7 +166,7 @@ _SHAPES: dict[str, Rule] = {
         """.split(),
         _spatial,
     ),
-    "Softmax": _softmax,
+    "Softmax": _all_at_once,
     "Flatten": _flatten,
     "Reshape": _reshape,
     "Permute": _permute,
