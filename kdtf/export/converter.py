@@ -11,6 +11,7 @@ import inspect
 import re
 import tempfile
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ SIGNATURE = "serving_default"
 INPUT = "kdtf_input_{}"
 OUTPUT = "kdtf_output_{}"
 
-_NO_INPUT_SCALES = "_experimental_disable_fuse_mul_and_fc"
+NO_INPUT_SCALES = "_experimental_disable_fuse_mul_and_fc"
 _WRITE_IN_PLACE = "_experimental_enable_dynamic_update_slice"
 _DENSE_PER_TENSOR = (
     "_experimental_disable_per_channel_quantization_for_dense_layers"
@@ -86,16 +87,27 @@ def save(
         ExportError: The model cannot be traced with these inputs.
     """
     names: list[str] = []
-    with _failures("saving"):
+    with failures("saving"):
         function = _function(model, interface, names, own_names=own_names)
         concrete = function.get_concrete_function()
         _save(function, concrete.graph.variables, folder)
-    kernels = {
+    return Traced(
+        folder=folder,
+        output_names=tuple(names),
+        kernels=kernel_sizes(concrete.graph.variables),
+    )
+
+
+def kernel_sizes(variables: Iterable[Any]) -> dict[str, int]:
+    """Returns the elements of each matrix, or tensor of more dimensions.
+
+    A file must hold them all; vectors may be folded into others.
+    """
+    return {
         getattr(v, "path", v.name): int(v.shape.num_elements())
-        for v in concrete.graph.variables
+        for v in variables
         if v.shape.rank is not None and v.shape.rank > 1
     }
-    return Traced(folder=folder, output_names=tuple(names), kernels=kernels)
 
 
 def to_float32(source: Traced) -> bytes:
@@ -142,7 +154,7 @@ def to_int8(
             converter.inference_input_type = tf.int8
             converter.inference_output_type = tf.int8
         if dense_per_tensor:
-            _set_private(converter, _DENSE_PER_TENSOR, True)
+            set_private(converter, _DENSE_PER_TENSOR, True)
 
     return _convert(source, configure)
 
@@ -207,16 +219,16 @@ def _save(function: Any, variables: Any, folder: str) -> None:
 def _convert(source: Traced, configure: Callable[[Any], None]) -> bytes:
     import tensorflow as tf
 
-    with _failures("converting"):
+    with failures("converting"):
         converter = tf.lite.TFLiteConverter.from_saved_model(
             source.folder, signature_keys=[SIGNATURE]
         )
         # It would multiply a norm's scale into the kernels behind it: off
         # their grids, and a tied table into two.
-        _set_private(converter, _NO_INPUT_SCALES, True)
+        set_private(converter, NO_INPUT_SCALES, True)
         # A recurrent layer that gives all its steps would collect them in
         # tensors of free length.
-        _set_private(converter, _WRITE_IN_PLACE, True)
+        set_private(converter, _WRITE_IN_PLACE, True)
         configure(converter)
         content = converter.convert()
     if not content:
@@ -227,7 +239,7 @@ def _convert(source: Traced, configure: Callable[[Any], None]) -> bytes:
     return content
 
 
-def _set_private(converter: Any, name: str, value: Any) -> None:
+def set_private(converter: Any, name: str, value: Any) -> None:
     """Sets a flag that TensorFlow does not promise to keep."""
     import tensorflow as tf
 
@@ -241,7 +253,7 @@ def _set_private(converter: Any, name: str, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def _failures(stage: str) -> Iterator[None]:
+def failures(stage: str) -> Iterator[None]:
     """Turns whatever TensorFlow raises into one error that says the cause.
 
     MLIR's own errors come up as unrelated Python ones (`struct.error` when

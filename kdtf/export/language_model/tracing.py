@@ -90,7 +90,7 @@ def to_float_file(
         ExportError: TensorFlow could not trace or convert it.
     """
     with tempfile.TemporaryDirectory(prefix="kdtf-export-") as folder:
-        with converter._failures("saving"):
+        with converter.failures("saving"):
             functions = {
                 "decode": _function(model, caches, 1, logits=True),
                 **{
@@ -101,11 +101,11 @@ def to_float_file(
                 },
             }
             kernels = _save(functions, folder)
-        with converter._failures("converting"):
+        with converter.failures("converting"):
             convert = tf.lite.TFLiteConverter.from_saved_model(
                 folder, signature_keys=list(functions)
             )
-            converter._set_private(convert, converter._NO_INPUT_SCALES, True)
+            converter.set_private(convert, converter.NO_INPUT_SCALES, True)
             content = convert.convert()
     if not content:
         raise ExportError(
@@ -167,8 +167,4 @@ def _save(functions: dict[str, Any], folder: str) -> dict[str, int]:
     module = tf.Module()
     module.flat_variables = list(variables.values())
     tf.saved_model.save(module, folder, signatures=functions)
-    return {
-        getattr(v, "path", v.name): int(v.shape.num_elements())
-        for v in variables.values()
-        if v.shape.rank is not None and v.shape.rank > 1
-    }
+    return converter.kernel_sizes(variables.values())
