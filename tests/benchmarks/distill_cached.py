@@ -61,6 +61,7 @@ def main():
         ("bert", None),
         ("causal lm", 64),
         ("causal lm", 8),
+        ("wide lm", 64),
     ):
         with tempfile.TemporaryDirectory() as folder:
             runs = contenders(name, top_k, folder)

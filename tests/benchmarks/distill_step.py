@@ -78,6 +78,8 @@ def task(name, rng):
     if name == "bert":
         x["segment_ids"] = np.zeros_like(tokens)
         return bert(4, 128), lambda: bert(2, 64), x, rng.integers(0, 4, 16)
+    if name == "wide lm":
+        return gpt2(4, 512), lambda: gpt2(4, 256), x, np.roll(tokens, -1, 1)
     return gpt2(4, 128), lambda: gpt2(2, 64), x, np.roll(tokens, -1, 1)
 
 

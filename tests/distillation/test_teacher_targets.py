@@ -157,6 +157,22 @@ def test_other_divergences_of_all_classes_kept(name, rng):
     )
 
 
+
+def test_a_class_drawn_twice_has_twice_the_gradient():
+    logits = tf.Variable([[0.0, 0.0, np.log(2.0)]])
+    kept = {
+        "ids": [[1, 1]],
+        "log_probs": [[0.0, 0.0]],
+        "weights": [[0.5, 0.5]],
+    }
+    with tf.GradientTape() as tape:
+        value = targets.per_token_from_samples(kept, logits, temperature=1.0)
+    # softmax = [1/4, 1/4, 1/2]; -log q at class 1, by the logits: q - 1.
+    np.testing.assert_allclose(value, [np.log(4.0)], rtol=1e-6)
+    np.testing.assert_allclose(
+        tape.gradient(value, logits), [[0.25, -0.75, 0.5]], rtol=1e-6
+    )
+
 def test_classes_ruled_out_give_numbers(rng):
     teacher, student = rng.normal(size=(2, 4, 6))
     teacher[:, 1] = student[:, 1] = -np.inf
