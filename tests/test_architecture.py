@@ -16,6 +16,7 @@ BASE = {
     "backbones",
     "batches",
     "console",
+    "copies",
     "drawing",
     "files",
     "flavours",

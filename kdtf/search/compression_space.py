@@ -2,18 +2,15 @@
 
 import functools
 import glob
-import itertools
 import math
-import os
-import tempfile
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
+from kdtf.copies import copied
 from kdtf.flavours import flavour_of
 from kdtf.pruning import prune
 from kdtf.quantization import SCHEMES
@@ -143,18 +140,8 @@ def _check_model(model: Any) -> None:
             f"model={model.name!r}, which is pruned or quantized already. "
             "Call `kdtf.strip(model)` first."
         )
-    _check_copy(model, _copy(model))
-
-
-def _check_copy(model: Any, copy: Any) -> None:
-    """Refuses a copy that lacks weights, as of careless `get_config`s."""
-    pairs = itertools.zip_longest(model.get_weights(), copy.get_weights())
-    if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
-        raise ValueError(
-            "`model` must be the same after it is saved and loaded. Received: "
-            f"model={model.name!r} of type {type(model).__name__}, which "
-            "loses weights. Build its layers in `__init__` or `build`."
-        )
+    # Raises if it cannot be.
+    copied(model)
 
 
 def _check_schemes(schemes: Any) -> tuple[str | None, ...]:
@@ -257,7 +244,7 @@ def _is_uniform(names: tuple[str, ...], chosen: Chosen) -> bool | str:
 
 
 def _build(choices: Chosen, *, model: Any, groups: Groups) -> Any:
-    copy = _copy(model)
+    copy = copied(model)
     if choices["sparsity"]:
         prune(copy, sparsity=choices["sparsity"])
     schemes = {name: choices[f"{name}_scheme"] for name in groups}
@@ -277,24 +264,3 @@ def _build(choices: Chosen, *, model: Any, groups: Groups) -> Any:
             {one: schemes[name] for name in groups for one in groups[name]},
         )
     return copy
-
-
-def _copy(model: Any) -> Any:
-    """Returns the model as it comes back from a file.
-
-    `clone_model` and `from_config` miss what subclassed models hold beside
-    their layers, and a tokenizer's vocabulary.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model.keras")
-        try:
-            model.save(path, include_optimizer=False)
-            return keras.saving.load_model(path, compile=False)
-        except Exception as error:
-            raise ValueError(
-                "`model` must be one that Keras saves and loads, to be "
-                f"copied. Received: model={model.name!r} of type "
-                f"{type(model).__name__}: {error} Decorate classes of your own "
-                "with `@keras.saving.register_keras_serializable()`, and give "
-                "them `get_config`."
-            ) from error

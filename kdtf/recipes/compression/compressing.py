@@ -1,0 +1,343 @@
+"""`compress`: a budget in, the best verified file out, with the evidence."""
+
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import rich.console
+
+from kdtf._version import __version__
+from kdtf.batches import is_dataset
+from kdtf.distillation.cache.fingerprints import of_arrays
+from kdtf.distillation.cache.fingerprints import of_model
+from kdtf.evaluation.metrics import check_metrics
+from kdtf.evaluation.metrics import metric_name
+from kdtf.recipes.compression import stages
+from kdtf.recipes.compression import ways
+from kdtf.recipes.compression.budget import Budget
+from kdtf.recipes.compression.candidate import Candidate
+from kdtf.recipes.compression.ledger import Ledger
+from kdtf.recipes.compression.making import Maker
+from kdtf.recipes.compression.reasons import choose
+from kdtf.recipes.compression.reasons import closest
+from kdtf.recipes.compression.reasons import explain
+from kdtf.recipes.compression.result import Compression
+from kdtf.recipes.compression.teaching import Teaching
+from kdtf.recipes.compression.ways import Kind
+from kdtf.recipes.compression.ways import Way
+from kdtf.recipes.workspace import Workspace
+from kdtf.transforms.selection import check_built
+
+__all__ = ["compress"]
+
+_TARGETS = ("android", "iot")
+
+
+def compress(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    target: str = "android",
+    max_size: int | str | None = None,
+    max_latency_ms: float | None = None,
+    max_quality_loss: float | None = None,
+    time_budget: float | None = None,
+    metric: Any = "accuracy",
+    loss: Any = None,
+    epochs: int = 3,
+    learning_rate: float = 1e-3,
+    batch_size: int = 32,
+    out: str | os.PathLike[str] = "kdtf-compress",
+    seed: int = 0,
+    verbose: int = 1,
+) -> Compression:
+    """Makes the best verified file of a model within a budget.
+
+    From cheap to dear: quantized as it is; trained with quantized values;
+    pruned in blocks, where the file can leave zeros out; shrunk, taught by
+    the original and quantized; and a search around that. Each file is
+    verified and measured. Once a stage has a file within the limits on bytes
+    and time (and quality), the dearer ones are left out; where only the
+    quality is limited, all are tried, and the smallest file within it wins.
+    Where nothing fits, the closest is chosen, and the result says so.
+
+    All is kept in `out`: called again, also after a kill, it goes on from
+    there, and with other limits it uses what is there. Other models, arrays
+    or settings are tried anew; of datasets only the form is compared, so give
+    other ones another `out`.
+
+    Args:
+        model: A trained model of Keras 3; it is left as it is.
+        train: `(x, y)` arrays, or a finite `tf.data.Dataset` of batches, as
+            for `fit`: what is learned from, and calibrated on.
+        validation: The same: what files are judged and chosen by. Judge the
+            chosen one once more on data of its own.
+        target: "android", or "iot" for a microcontroller (int8 throughout).
+        max_size: Of the file: bytes, or a text such as "2MB".
+        max_latency_ms: Of one call at batch 1, one thread of LiteRT on this
+            machine.
+        max_quality_loss: How much worse the metric may get, in its units:
+            0.01 is one point of accuracy.
+        time_budget: Seconds after which no more is tried. Training in
+            progress is broken off, and goes on the next time. Defaults to no
+            limit.
+        metric: A name or a `keras.metrics.Metric`, of which the direction is
+            known. Defaults to "accuracy".
+        loss: As for `compile`. Defaults to what the model was compiled with.
+            With a cross-entropy, what is trained also learns from the
+            original model's outputs.
+        epochs: Of each training; up to ten times as many where a model is
+            shrunk, the more the less is left of it. Defaults to 3.
+        learning_rate: Of Adam where a shrunk model is taught; a tenth of it
+            where weights are good already. It falls to 0 as a cosine.
+        batch_size: For arrays.
+        out: Folder for the files.
+        seed: Seeds everything.
+        verbose: 0 for silence, 1 for progress.
+
+    Returns:
+        The chosen file, all candidates, those that no other beats, and why.
+
+    Raises:
+        TypeError: `model` is no Keras 3 model, or data is of another kind.
+        ValueError: An argument is unknown or out of range, there is no limit
+            or no loss, or `out` is damaged.
+        ExportError: Not even the model as it is can be exported.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(64, 64)).astype("float32")
+        >>> y = (x[:, 0] > 0).astype("int32")
+        >>> layers = [keras.layers.Dense(64, "relu"), keras.layers.Dense(2)]
+        >>> model = keras.Sequential([keras.Input((64,)), *layers])
+        >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        >>> model.compile("adam", loss)
+        >>> found = compress(
+        ...     model, (x, y), (x, y), max_size="10kB",
+        ...     out=tempfile.mkdtemp(), verbose=0,
+        ... )
+        >>> found.is_met, found.chosen.stage
+        (True, 'post-training')
+
+    Reference:
+        Han et al. 2016, https://arxiv.org/abs/1510.00149 (Deep Compression)
+    """
+    start = time.monotonic()
+    budget = Budget(
+        max_size=max_size,
+        max_latency_ms=max_latency_ms,
+        max_quality_loss=max_quality_loss,
+    )
+    loss = _check(model, target, metric, loss, epochs, batch_size, time_budget)
+    console = rich.console.Console(quiet=not verbose)
+    workspace = Workspace(pathlib.Path(out), console=console)
+    setting = {
+        "kdtf": __version__,
+        "model": of_model(model),
+        "train": _fingerprint(train),
+        "validation": _fingerprint(validation),
+        "target": target,
+        "metric": metric_name(metric),
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    maker = Maker(
+        model=model,
+        teaching=Teaching(
+            train=train,
+            loss=loss,
+            rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            deadline=start + (math.inf if time_budget is None else time_budget),
+            verbose="auto" if verbose else 0,
+        ),
+        validation=validation,
+        metric=metric,
+        target=target,
+        workspace=workspace,
+        setting=setting,
+    )
+    run = _Run(
+        maker=maker,
+        budget=budget,
+        kind=Kind.of(model, target),
+        ledger=Ledger(workspace.folder, setting),
+        console=console,
+        seed=seed,
+    )
+    return run.result()
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Run:
+    """Tries way after way, and keeps what it found."""
+
+    maker: Maker
+    budget: Budget
+    kind: Kind
+    ledger: Ledger
+    console: rich.console.Console
+    seed: int
+    tried: list[Candidate] = dataclasses.field(default_factory=list)
+    said: list[str] = dataclasses.field(default_factory=list)
+
+    def result(self) -> Compression:
+        self.original = self._original()
+        for name, tries in self._stages():
+            if not self.has_time():
+                self.said.append(f"{name}: not tried, the time is up.")
+                continue
+            before = len(self.tried)
+            tries()
+            self.said.append(explain(name, self.tried[before:], self.budget))
+            if self.budget.limits_cost and self._fits():
+                break
+        chosen, reason = choose(self.tried, self.budget)
+        found = Compression(
+            budget=self.budget,
+            target=self.maker.target,
+            metric=self.maker.metric,
+            original=self.original,
+            candidates=tuple(self.tried),
+            chosen=chosen,
+            why=(*self.said, reason),
+            folder=self.maker.workspace.folder,
+        )
+        self.console.print(
+            str(found), markup=False, highlight=False, soft_wrap=True
+        )
+        return found
+
+    def has_time(self) -> bool:
+        return time.monotonic() < self.maker.teaching.deadline
+
+    def try_way(self, way: Way) -> Candidate:
+        """Returns the candidate of a way, from the ledger or made now."""
+        found = self.ledger.find(way.steps)
+        if found is None:
+            self.console.rule(f"{way.stage}: {way.name}", align="left")
+            keras.utils.set_random_seed(self.seed)
+            found = self.maker.candidate(way, self.original)
+            if found.status != "skipped":
+                self.ledger.add(found)
+        else:
+            # It may have got another name since.
+            found = dataclasses.replace(found, name=way.name, stage=way.stage)
+            self.console.print(f"[dim]{way.name}: as tried before[/dim]")
+        if found.name not in [one.name for one in self.tried]:
+            self.tried.append(found)
+        return found
+
+    def _original(self) -> Candidate:
+        found = self.ledger.find({"export": {"quantize": None}})
+        if found is None:
+            self.console.rule("The model as it is", align="left")
+            found = self.maker.original()
+            self.ledger.add(found)
+        return found
+
+    def _stages(self) -> Iterator[tuple[str, Any]]:
+        yield "post-training", lambda: self._try(ways.post_training(self.kind))
+        yield (
+            "quantization-aware",
+            lambda: self._try(ways.quantization_aware(self.kind)),
+        )
+        yield "pruned", lambda: self._try(ways.pruned(self.kind))
+        yield (
+            "shrunk",
+            lambda: self._try(
+                stages.shrinkings(
+                    self.maker, self.kind, self.budget, self.tried
+                )
+            ),
+        )
+        yield "searched", self._search
+
+    def _try(self, some: Iterator[Way]) -> None:
+        for way in some:
+            if not self.has_time():
+                return
+            self.try_way(way)
+
+    def _search(self) -> None:
+        shrunk = [one for one in self.tried if one.stage == "shrunk"]
+        best = closest(shrunk, self.budget)
+        if best is None:
+            return
+        chosen = best.settings["shrink"]
+        stages.searched(
+            self.maker,
+            self.kind,
+            self.budget,
+            ways.shrunk(self.kind, chosen["keep"], chosen["by"]),
+            self.try_way,
+            goes_on=self.has_time,
+            seed=self.seed,
+        )
+
+    def _fits(self) -> bool:
+        return any(
+            one.is_complete and not self.budget.misses(one)
+            for one in self.tried
+        )
+
+
+def _check(
+    model: Any,
+    target: str,
+    metric: Any,
+    loss: Any,
+    epochs: int,
+    batch_size: int,
+    time_budget: float | None,
+) -> Any:
+    """Refuses what cannot work, before anything does; returns the loss."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` must be a `keras.Model` of Keras 3. Received: "
+            f"type={type(model).__module__}.{type(model).__qualname__}."
+        )
+    check_built(model, "compress")
+    if target not in _TARGETS:
+        raise ValueError(
+            f"`target` must be one of {list(_TARGETS)}. Received: "
+            f"target={target!r}."
+        )
+    check_metrics([metric])
+    loss = getattr(model, "loss", None) if loss is None else loss
+    if loss is None or isinstance(loss, dict | list | tuple):
+        raise ValueError(
+            "`loss` must be the one loss of the model's one output. Received: "
+            f"loss={loss!r}. Give `loss`, or compile the model with it."
+        )
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` must be a whole number of at least 1. Received: "
+                f"{name}={value!r}."
+            )
+    if time_budget is not None and not time_budget > 0:
+        raise ValueError(
+            "`time_budget` must be a number of seconds above 0. Received: "
+            f"time_budget={time_budget!r}."
+        )
+    return loss
+
+
+def _fingerprint(data: Any) -> str:
+    """Returns a digest of arrays; of a dataset, which may shuffle, its form."""
+    if is_dataset(data):
+        return f"{data.element_spec}, {int(data.cardinality())} batches"
+    leaves = keras.tree.flatten(data)
+    return of_arrays(np.asarray(leaf) for leaf in leaves if leaf is not None)

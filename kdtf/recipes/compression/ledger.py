@@ -1,0 +1,81 @@
+"""What was tried so far, so that a run that was killed goes on from there."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+from kdtf.files import atomic_path
+from kdtf.recipes.compression.candidate import Candidate
+
+__all__ = ["Ledger"]
+
+_FILE = "candidates.json"
+
+
+class Ledger:
+    """The candidates in a folder, by what decides how they turn out.
+
+    Args:
+        folder: Where the files lie.
+        setting: What all candidates of the run have in common, plain data: a
+            candidate that was made with another is not used.
+
+    Raises:
+        ValueError: The folder's list is damaged.
+    """
+
+    def __init__(self, folder: pathlib.Path, setting: dict[str, Any]) -> None:
+        self._path = folder / _FILE
+        self._setting = setting
+        self._entries = self._read()
+
+    def find(self, settings: dict[str, Any]) -> Candidate | None:
+        """Returns the candidate with these settings if its file is whole."""
+        for entry in self._entries:
+            found = Candidate.from_dict(entry["candidate"])
+            is_same = found.settings == _plain(settings)
+            if is_same and entry["setting"] == _plain(self._setting):
+                is_whole = self._digest(found) == entry["sha256"]
+                return found if is_whole else None
+        return None
+
+    def add(self, candidate: Candidate) -> None:
+        """Writes down a candidate, in place of one with the same settings."""
+        added = {
+            "setting": _plain(self._setting),
+            "candidate": candidate.to_dict(),
+            "sha256": self._digest(candidate),
+        }
+        self._entries = [
+            entry
+            for entry in self._entries
+            if entry["setting"] != added["setting"]
+            or entry["candidate"]["settings"] != _plain(candidate.settings)
+        ]
+        self._entries.append(added)
+        with atomic_path(self._path) as temporary:
+            temporary.write_text(json.dumps(self._entries, indent=1))
+
+    def _digest(self, candidate: Candidate) -> str:
+        """Returns the file's SHA-256; nothing where there is none."""
+        path = self._path.parent / candidate.file
+        if not candidate.is_complete or not path.is_file():
+            return ""
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self._path.exists():
+            return []
+        try:
+            return list(json.loads(self._path.read_text()))
+        except ValueError as error:
+            raise ValueError(
+                f"{self._path} is damaged: it is not the JSON that was "
+                f"written. Received: {error}. Delete it to try all again."
+            ) from error
+
+
+def _plain(settings: Any) -> Any:
+    """Returns settings as JSON gives them back: tuples as lists."""
+    return json.loads(json.dumps(settings))

@@ -1,0 +1,194 @@
+"""The dearer stages: how much to shrink, and a search around that."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+from kdtf.evaluation.metrics import metric_direction
+from kdtf.recipes.compression.budget import Budget
+from kdtf.recipes.compression.candidate import Candidate
+from kdtf.recipes.compression.making import Maker
+from kdtf.recipes.compression.teaching import TimeIsUp
+from kdtf.recipes.compression.ways import Kind
+from kdtf.recipes.compression.ways import Way
+from kdtf.recipes.compression.ways import shrunk
+from kdtf.search import Infeasible
+from kdtf.search import search
+
+__all__ = ["Target", "searched", "shrinkings"]
+
+# Where only the quality is limited: parts to keep, the largest first.
+_PARTS = (0.7, 0.5, 0.35, 0.25)
+# Names and shapes in a file do not shrink with the weights.
+_MARGIN, _ROUNDS, _LEAST = 0.98, 5, 0.02
+_TRIALS = 6
+_AROUND = (0.7, 0.85, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """How much of the model may stay.
+
+    Attributes:
+        keep: The part.
+        by: Of what: "parameters" or "macs".
+    """
+
+    keep: float
+    by: str
+
+
+def shrinkings(
+    maker: Maker, kind: Kind, budget: Budget, tried: Sequence[Candidate]
+) -> Iterator[Way]:
+    """Gives how far to shrink so that the file fits, or a few ways to try.
+
+    Args:
+        maker: Exports untrained models, to see their size.
+        kind: The model's.
+        budget: The limits.
+        tried: The candidates so far, of which the one in the mode of the
+            shrunk models tells what is too much.
+    """
+    if not budget.limits_cost:
+        for part in _PARTS:
+            yield shrunk(kind, part, "parameters")
+        return
+    target = _target(kind, budget, tried)
+    if target is not None:
+        fitted = _fitted(maker, kind, budget, target)
+        if fitted is not None:
+            yield shrunk(kind, fitted.keep, fitted.by)
+
+
+def _target(
+    kind: Kind, budget: Budget, tried: Sequence[Candidate]
+) -> Target | None:
+    """Returns what must go, from what the same mode costs unshrunk."""
+    scheme, mode = kind.small
+    modes = {mode, scheme and scheme.removesuffix("_iot")} - {None}
+    known = [
+        one
+        for one in tried
+        if one.is_complete and one.settings["export"]["quantize"] in modes
+    ]
+    if not known:
+        return Target(0.5, "parameters")
+    one = known[0]
+    size = (budget.max_size or math.inf) / one.size_bytes
+    latency = (budget.max_latency_ms or math.inf) / one.latency_ms
+    if min(size, latency) >= 1.0:
+        # It is small enough: less would only be worse.
+        return None
+    by_macs = latency < size and kind.has_graph
+    return Target(min(size, latency), "macs" if by_macs else "parameters")
+
+
+def _fitted(
+    maker: Maker, kind: Kind, budget: Budget, target: Target
+) -> Target | None:
+    """Returns the target at which the file fits, seen before training it."""
+    if budget.max_size is None:
+        return dataclasses.replace(target, keep=round(target.keep * _MARGIN, 4))
+    keep = round(target.keep, 4)
+    for _ in range(_ROUNDS):
+        way = shrunk(kind, keep, target.by)
+        try:
+            size = maker.size_before_training(way)
+        except ValueError:
+            # Nothing so small exists.
+            return None
+        if size <= budget.max_size:
+            return dataclasses.replace(target, keep=keep)
+        keep = round(max(_LEAST, keep * _MARGIN * budget.max_size / size), 4)
+    return None
+
+
+def searched(
+    maker: Maker,
+    kind: Kind,
+    budget: Budget,
+    around: Way,
+    try_way: Callable[[Way], Candidate],
+    *,
+    goes_on: Callable[[], bool],
+    seed: int,
+) -> None:
+    """Searches by evolution around a shrunk model; what it tries is kept.
+
+    Over how much stays, whether all layers lose the same, and how it is
+    taught. Models whose file would not fit are not trained.
+
+    Args:
+        maker: Makes them.
+        kind: The model's.
+        budget: The limits, on the file.
+        around: The way to begin with.
+        try_way: Makes and keeps a candidate.
+        goes_on: Whether there is time for one more.
+        seed: Of the search.
+    """
+    keeps = sorted(round(around.keep * f, 4) for f in _AROUND)
+    space = {
+        "keep": keeps,
+        "allocation": ["global", "uniform"],
+        "alpha": [0.1, 0.5],
+        "temperature": [1.0, 2.0, 4.0],
+    }
+    first = {key: getattr(around, key) for key in space}
+    first["keep"] = keeps[-1]
+
+    def build(choices: dict[str, Any]) -> Way:
+        name = (
+            f"{choices['keep']:.1%} {choices['allocation']}, alpha "
+            f"{choices['alpha']:g}, T {choices['temperature']:g}"
+        )
+        return shrunk(
+            kind, **choices, by=around.by, name=name, stage="searched"
+        )
+
+    def objective(way: Way) -> dict[str, float]:
+        if budget.max_size is not None:
+            size = float(maker.size_before_training(way))
+            if size > budget.max_size:
+                raise Infeasible({"bytes": size})
+        found = try_way(way)
+        if found.status == "skipped":
+            raise TimeIsUp(found.reason)
+        if not found.is_complete:
+            raise ValueError(found.reason)
+        return {
+            "quality": found.quality,
+            "bytes": found.size_bytes,
+            "latency_ms": found.latency_ms,
+        }
+
+    # Other models and other spaces are other studies.
+    settings = json.dumps([maker.setting, space, around.by])
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    limits = {"bytes": budget.max_size, "latency_ms": budget.max_latency_ms}
+    direction = metric_direction(maker.metric)
+    with contextlib.suppress(TimeIsUp):
+        # One by one, so that none begins when the time is up.
+        for trials in range(1, _TRIALS + 1):
+            if not goes_on():
+                return
+            search(
+                build,
+                space,
+                objective,
+                strategy="evolution",
+                trials=trials,
+                limits={k: v for k, v in limits.items() if v is not None},
+                direction="max" if direction == "higher" else "min",
+                first=[first],
+                study=maker.workspace.folder / f"search-{digest}.log",
+                seed=seed,
+                verbose=0,
+            )
