@@ -32,7 +32,7 @@ from kdtf.search.trial import Infeasible
 from kdtf.search.trial import RunningTrial
 from kdtf.search.trial import takes_trial
 
-__all__ = ["DeviceObjective"]
+__all__ = ["DeviceObjective", "as_if_trained"]
 
 COSTS = ("bytes", "gzip_bytes", "macs", "parameters", "latency_ms")
 # Training changes them: an untrained model does not tell.
@@ -159,7 +159,7 @@ class DeviceObjective:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "untrained.tflite")
             try:
-                with _as_if_trained(model):
+                with as_if_trained(model):
                     self._write(model, path)
             except ValueError as error:
                 raise type(error)(
@@ -255,11 +255,14 @@ def _accuracy(model: Any, data: Any) -> float:
 
 
 @contextlib.contextmanager
-def _as_if_trained(model: Any) -> Iterator[None]:
+def as_if_trained(model: Any) -> Iterator[None]:
     """Gives weights that are still all alike some noise, for a while.
 
     The converter leaves out biases of zeros and shares equal constants; a
     trained model's file would be larger.
+
+    Args:
+        model: A model of either Keras; as before afterwards.
     """
     rng = np.random.default_rng(0)
     # Batch normalization folds its mean into a bias, too.

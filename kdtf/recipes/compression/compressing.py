@@ -34,7 +34,7 @@ from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.workspace import Workspace
 from kdtf.transforms.selection import check_built
 
-__all__ = ["compress"]
+__all__ = ["check", "compress"]
 
 _TARGETS = ("android", "iot")
 
@@ -136,7 +136,8 @@ def compress(
         max_latency_ms=max_latency_ms,
         max_quality_loss=max_quality_loss,
     )
-    loss = _check(model, target, metric, loss, epochs, batch_size, time_budget)
+    loss = check(model, target, metric, loss)
+    _check_numbers(epochs, batch_size, learning_rate, time_budget)
     console = rich.console.Console(quiet=not verbose)
     workspace = Workspace(pathlib.Path(out), console=console)
     setting = {
@@ -293,16 +294,13 @@ class _Run:
         )
 
 
-def _check(
-    model: Any,
-    target: str,
-    metric: Any,
-    loss: Any,
-    epochs: int,
-    batch_size: int,
-    time_budget: float | None,
-) -> Any:
-    """Refuses what cannot work, before anything does; returns the loss."""
+def check(model: Any, target: str, metric: Any, loss: Any) -> Any:
+    """Refuses what cannot work, before anything does; returns the loss.
+
+    Raises:
+        TypeError: `model` is no Keras 3 model, or `metric` no metric.
+        ValueError: It is not built, or an argument is unknown or missing.
+    """
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`model` must be a `keras.Model` of Keras 3. Received: "
@@ -321,18 +319,28 @@ def _check(
             "`loss` must be the one loss of the model's one output. Received: "
             f"loss={loss!r}. Give `loss`, or compile the model with it."
         )
+    return loss
+
+
+def _check_numbers(
+    epochs: int, batch_size: int, learning_rate: float, time_budget: Any
+) -> None:
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(
                 f"`{name}` must be a whole number of at least 1. Received: "
                 f"{name}={value!r}."
             )
+    if not learning_rate > 0:
+        raise ValueError(
+            "`learning_rate` must be above 0. Received: "
+            f"learning_rate={learning_rate!r}."
+        )
     if time_budget is not None and not time_budget > 0:
         raise ValueError(
             "`time_budget` must be a number of seconds above 0. Received: "
             f"time_budget={time_budget!r}."
         )
-    return loss
 
 
 def _fingerprint(data: Any) -> str:

@@ -23,6 +23,7 @@ from kdtf.recipes.compression.teaching import TimeIsUp
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.workspace import Workspace
 from kdtf.schedules import PolynomialSchedule
+from kdtf.search.objective import as_if_trained
 
 __all__ = ["Maker"]
 
@@ -103,7 +104,8 @@ class Maker:
         student = self._shrunk(way)
         mode = way.quantize or "int8"
         try:
-            self._export(student, path, target=self.target, quantize=mode)
+            with as_if_trained(student):
+                self._export(student, path, target=self.target, quantize=mode)
             return path.stat().st_size
         finally:
             path.unlink(missing_ok=True)

@@ -26,7 +26,9 @@ __all__ = ["Target", "searched", "shrinkings"]
 # Where only the quality is limited: parts to keep, the largest first.
 _PARTS = (0.7, 0.5, 0.35, 0.25)
 # Names and shapes in a file do not shrink with the weights.
-_MARGIN, _ROUNDS, _LEAST = 0.98, 5, 0.02
+_MARGIN, _JUMP, _ROUNDS = 0.98, 0.7, 12
+# Bytes that a trained file may have beside those of an untrained one.
+_EXTRA = 200
 _TRIALS = 6
 _AROUND = (0.7, 0.85, 1.0)
 
@@ -94,19 +96,26 @@ def _fitted(
     maker: Maker, kind: Kind, budget: Budget, target: Target
 ) -> Target | None:
     """Returns the target at which the file fits, seen before training it."""
+    keep = round(target.keep * _MARGIN, 4)
     if budget.max_size is None:
-        return dataclasses.replace(target, keep=round(target.keep * _MARGIN, 4))
-    keep = round(target.keep, 4)
+        return dataclasses.replace(target, keep=keep)
+    limit = budget.max_size - _EXTRA
+    # An empty file's names and shapes are not known yet: as if there were none.
+    last = (0.0, 0)
     for _ in range(_ROUNDS):
-        way = shrunk(kind, keep, target.by)
         try:
-            size = maker.size_before_training(way)
+            size = maker.size_before_training(shrunk(kind, keep, target.by))
         except ValueError:
             # Nothing so small exists.
             return None
-        if size <= budget.max_size:
+        if size <= limit:
             return dataclasses.replace(target, keep=keep)
-        keep = round(max(_LEAST, keep * _MARGIN * budget.max_size / size), 4)
+        # The line through the last two, but no long jump: widths come in
+        # steps, so the line may be anything.
+        slope = (size - last[1]) / (keep - last[0])
+        last = (keep, size)
+        wanted = keep - (size - limit) / slope if slope > 0 else 0.0
+        keep = round(_MARGIN * keep * min(1.0, max(wanted / keep, _JUMP)), 4)
     return None
 
 
@@ -135,20 +144,18 @@ def searched(
         seed: Of the search.
     """
     keeps = sorted(round(around.keep * f, 4) for f in _AROUND)
-    space = {
+    space: dict[str, Any] = {
         "keep": keeps,
         "allocation": ["global", "uniform"],
-        "alpha": [0.1, 0.5],
-        "temperature": [1.0, 2.0, 4.0],
     }
+    if maker.teaching.distils:
+        space |= {"alpha": [0.1, 0.5], "temperature": [1.0, 2.0, 4.0]}
     first = {key: getattr(around, key) for key in space}
     first["keep"] = keeps[-1]
 
     def build(choices: dict[str, Any]) -> Way:
-        name = (
-            f"{choices['keep']:.1%} {choices['allocation']}, alpha "
-            f"{choices['alpha']:g}, T {choices['temperature']:g}"
-        )
+        keep, *others = choices.values()
+        name = ", ".join([f"searched {keep:.1%}", *map(str, others)])
         return shrunk(
             kind, **choices, by=around.by, name=name, stage="searched"
         )
@@ -156,7 +163,7 @@ def searched(
     def objective(way: Way) -> dict[str, float]:
         if budget.max_size is not None:
             size = float(maker.size_before_training(way))
-            if size > budget.max_size:
+            if size + _EXTRA > budget.max_size:
                 raise Infeasible({"bytes": size})
         found = try_way(way)
         if found.status == "skipped":
