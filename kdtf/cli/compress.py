@@ -1,9 +1,24 @@
 """`kdtf compress`: the best verified file within a budget."""
 
 import argparse
+import subprocess
+import sys
 from typing import Any
 
 from kdtf.cli.parser import positive_int
+
+_SETTINGS = (
+    "target",
+    "max_size",
+    "max_latency_ms",
+    "max_quality_loss",
+    "time_budget",
+    "metric",
+    "epochs",
+    "learning_rate",
+    "out",
+    "seed",
+)
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -59,7 +74,16 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="default: 0"
     )
+    parser.add_argument(
+        "--workers",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes that share the work; default: 1",
+    )
     parser.add_argument("--html", metavar="FILE", help="write a page")
+    # A further worker of a run that another process leads.
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -70,24 +94,37 @@ def run(args: argparse.Namespace) -> None:
 
     train, validation = read_arrays(args.data), read_arrays(args.validation)
     model = load_with_loss(args.model, args.loss, train[0])
-    found = compress(
-        model,
-        train,
-        validation,
-        target=args.target,
-        max_size=args.max_size,
-        max_latency_ms=args.max_latency_ms,
-        max_quality_loss=args.max_quality_loss,
-        time_budget=args.time_budget,
-        metric=args.metric,
-        epochs=args.epochs,
-        learning_rate=args.learning_rate,
-        out=args.out,
-        seed=args.seed,
-    )
+    helpers = [_start_helper(args) for _ in range(args.workers - 1)]
+    try:
+        found = compress(
+            model,
+            train,
+            validation,
+            **{name: getattr(args, name) for name in _SETTINGS},
+            verbose=0 if args.worker else 1,
+        )
+    finally:
+        for helper in helpers:
+            helper.terminate()
+            helper.wait()
+    if args.worker:
+        return
     if args.html:
         print(f"wrote {found.to_html(args.html, validation)}")
     print(found.path)
+
+
+def _start_helper(args: argparse.Namespace) -> "subprocess.Popen[bytes]":
+    """Starts a process that shares the work, in the same folder."""
+    words = [args.model, "--worker"]
+    for name in ("data", "validation", "loss", *_SETTINGS):
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return subprocess.Popen(  # noqa: S603  Our own program, no shell.
+        [sys.executable, "-m", "kdtf", "compress", *words],
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:

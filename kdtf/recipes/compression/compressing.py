@@ -37,6 +37,8 @@ from kdtf.transforms.selection import check_built
 __all__ = ["check", "compress"]
 
 _TARGETS = ("android", "iot")
+# How often to look whether another process is done.
+_POLL_SECONDS = 1.0
 
 
 def compress(
@@ -224,18 +226,37 @@ class _Run:
         return time.monotonic() < self.maker.teaching.deadline
 
     def try_way(self, way: Way) -> Candidate:
-        """Returns the candidate of a way, from the ledger or made now."""
+        """Returns the candidate of a way, from the ledger or made now.
+
+        Waits for one that another process makes.
+        """
+        while (found := self._try_way(way)) is None:
+            time.sleep(_POLL_SECONDS)
+        return found
+
+    def _try_way(self, way: Way) -> Candidate | None:
+        """Returns the candidate; None if another process makes it."""
         found = self.ledger.find(way.steps)
-        if found is None:
-            self.console.rule(f"{way.stage}: {way.name}", align="left")
-            keras.utils.set_random_seed(self.seed)
-            found = self.maker.candidate(way, self.original)
-            if found.status != "skipped":
-                self.ledger.add(found)
-        else:
-            # It may have got another name since.
-            found = dataclasses.replace(found, name=way.name, stage=way.stage)
+        if found is not None:
             self.console.print(f"[dim]{way.name}: as tried before[/dim]")
+            # It may have got another name since.
+            return self._remember(
+                dataclasses.replace(found, name=way.name, stage=way.stage)
+            )
+        with self.ledger.claim(way.steps) as ours:
+            if not ours:
+                return None
+            # Another process may have been faster.
+            found = self.ledger.find(way.steps)
+            if found is None:
+                self.console.rule(f"{way.stage}: {way.name}", align="left")
+                keras.utils.set_random_seed(self.seed)
+                found = self.maker.candidate(way, self.original)
+                if found.status != "skipped":
+                    self.ledger.add(found)
+        return self._remember(found)
+
+    def _remember(self, found: Candidate) -> Candidate:
         if found.name not in [one.name for one in self.tried]:
             self.tried.append(found)
         return found
@@ -266,10 +287,16 @@ class _Run:
         yield "searched", self._search
 
     def _try(self, some: Iterator[Way]) -> None:
-        for way in some:
-            if not self.has_time():
-                return
-            self.try_way(way)
+        """Tries ways, those first that no other process is at."""
+        waiting = list(some)
+        while waiting and self.has_time():
+            waiting = [
+                way
+                for way in waiting
+                if not self.has_time() or self._try_way(way) is None
+            ]
+            if waiting:
+                time.sleep(_POLL_SECONDS)
 
     def _search(self) -> None:
         shrunk = [one for one in self.tried if one.stage == "shrunk"]

@@ -1,5 +1,6 @@
 """What was tried so far, so that a run that was killed goes on from there."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -7,6 +8,7 @@ from typing import Any
 
 from kdtf.files import atomic_path
 from kdtf.recipes.compression.candidate import Candidate
+from kdtf.recipes.compression.claims import Claims
 
 __all__ = ["Ledger"]
 
@@ -28,11 +30,19 @@ class Ledger:
     def __init__(self, folder: pathlib.Path, setting: dict[str, Any]) -> None:
         self._path = folder / _FILE
         self._setting = setting
-        self._entries = self._read()
+        self._claims = Claims(folder / "claims")
+        # Raises if it is damaged.
+        self._read()
+
+    def claim(
+        self, settings: dict[str, Any]
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Claims what has these settings, unless another process makes it."""
+        return self._claims.take(_key([self._setting, settings]))
 
     def find(self, settings: dict[str, Any]) -> Candidate | None:
         """Returns the candidate with these settings if its file is whole."""
-        for entry in self._entries:
+        for entry in self._read():
             found = Candidate.from_dict(entry["candidate"])
             is_same = found.settings == _plain(settings)
             if is_same and entry["setting"] == _plain(self._setting):
@@ -47,15 +57,15 @@ class Ledger:
             "candidate": candidate.to_dict(),
             "sha256": self._digest(candidate),
         }
-        self._entries = [
-            entry
-            for entry in self._entries
-            if entry["setting"] != added["setting"]
-            or entry["candidate"]["settings"] != _plain(candidate.settings)
-        ]
-        self._entries.append(added)
-        with atomic_path(self._path) as temporary:
-            temporary.write_text(json.dumps(self._entries, indent=1))
+        with self._claims.wait("candidates"):
+            others = [
+                entry
+                for entry in self._read()
+                if entry["setting"] != added["setting"]
+                or entry["candidate"]["settings"] != _plain(candidate.settings)
+            ]
+            with atomic_path(self._path) as temporary:
+                temporary.write_text(json.dumps([*others, added], indent=1))
 
     def _digest(self, candidate: Candidate) -> str:
         """Returns the file's SHA-256; nothing where there is none."""
@@ -74,6 +84,11 @@ class Ledger:
                 f"{self._path} is damaged: it is not the JSON that was "
                 f"written. Received: {error}. Delete it to try all again."
             ) from error
+
+
+def _key(settings: Any) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(settings: Any) -> Any:

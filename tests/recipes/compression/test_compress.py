@@ -6,7 +6,9 @@ import pytest
 
 from kdtf.litert import Runner
 from kdtf.recipes.compression import compress
+from kdtf.recipes.compression import compressing
 from kdtf.recipes.compression import making
+from kdtf.recipes.compression import ways
 from kdtf.recipes.compression.teaching import Teaching
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -251,3 +253,41 @@ def test_bad_models_are_refused_at_once(data, tmp_path):
     with pytest.raises(TypeError, match=r"`keras\.Model` of Keras 3"):
         compress("model.keras", *data, max_size=1000, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_another_process_makes_is_waited_for(
+    model, data, tmp_path, monkeypatch
+):
+    """One that is at "float16" leaves the rest, then brings its file."""
+    out = tmp_path / "out"
+    settings = {"export": {"quantize": "float16"}}
+    made = []
+    candidate = making.Maker.candidate
+    ledgers = []
+
+    class Seen(compressing.Ledger):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            ledgers.append(self)
+            self.other = self.claim(settings)
+            self.other.__enter__()
+
+    def make(maker, way, original):
+        made.append(way.name)
+        found = candidate(maker, way, original)
+        if way.name == "int8":
+            # The last that is left: the other one ends now.
+            other = ways.Way(
+                name="float16", stage="post-training", quantize="float16"
+            )
+            ledgers[0].add(candidate(maker, other, original))
+            ledgers[0].other.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(compressing, "Ledger", Seen)
+    monkeypatch.setattr(making.Maker, "candidate", make)
+    monkeypatch.setattr(compressing, "_POLL_SECONDS", 0.01)
+    found = compress(model, *data, max_size="14kB", out=out, verbose=0)
+    assert made == ["dynamic_int8", "int8"]
+    names = [one.name for one in found.candidates]
+    assert names == ["dynamic_int8", "int8", "float16"]
