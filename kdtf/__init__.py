@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from kdtf.quantization import quantize
     from kdtf.quantization import quantize_aware
     from kdtf.quantization import sensitivity
+    from kdtf.recipes.advice import Advice
+    from kdtf.recipes.advice import advise
+    from kdtf.recipes.compression import Compression
+    from kdtf.recipes.compression import compress
     from kdtf.schedules import ConstantSchedule
     from kdtf.schedules import CosineSchedule
     from kdtf.schedules import OneShotSchedule
@@ -52,7 +56,9 @@ if TYPE_CHECKING:
     from kdtf.transforms.strip import strip
 
 __all__ = [
+    "Advice",
     "Comparison",
+    "Compression",
     "ConstantSchedule",
     "CosineSchedule",
     "Distiller",
@@ -69,9 +75,11 @@ __all__ = [
     "TeacherCache",
     "TextMetadata",
     "__version__",
+    "advise",
     "cache_teacher",
     "cluster",
     "compare",
+    "compress",
     "delegate_report",
     "export_language_model",
     "export_microcontroller",
@@ -93,7 +101,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Advice": "kdtf.recipes.advice",
     "Comparison": "kdtf.evaluation",
+    "Compression": "kdtf.recipes.compression",
     "ConstantSchedule": "kdtf.schedules",
     "CosineSchedule": "kdtf.schedules",
     "Distiller": "kdtf.distillation",
@@ -109,9 +119,11 @@ _HOMES = {
     "SavedModelResult": "kdtf.export",
     "TeacherCache": "kdtf.distillation",
     "TextMetadata": "kdtf.export",
+    "advise": "kdtf.recipes.advice",
     "cache_teacher": "kdtf.distillation",
     "cluster": "kdtf.quantization",
     "compare": "kdtf.evaluation",
+    "compress": "kdtf.recipes.compression",
     "delegate_report": "kdtf.export",
     "export_language_model": "kdtf.export",
     "export_microcontroller": "kdtf.export",

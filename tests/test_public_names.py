@@ -3,7 +3,9 @@
 import kdtf
 
 NAMES = [
+    "Advice",
     "Comparison",
+    "Compression",
     "ConstantSchedule",
     "CosineSchedule",
     "Distiller",
@@ -20,9 +22,11 @@ NAMES = [
     "TeacherCache",
     "TextMetadata",
     "__version__",
+    "advise",
     "cache_teacher",
     "cluster",
     "compare",
+    "compress",
     "delegate_report",
     "export_language_model",
     "export_microcontroller",

@@ -1,4 +1,8 @@
-"""Every Python block of the README runs, in order, as it stands there."""
+"""Every block of the README runs, in order, as it stands there.
+
+Those about language models run in `test_readme_language_models.py`: a file is
+one process's work, and all blocks are a minute's.
+"""
 
 import pathlib
 import re
@@ -18,26 +22,16 @@ def blocks(language):
     return re.findall(pattern, README.read_text(), flags=re.DOTALL)
 
 
+def is_of_language_models(block):
+    return "_lm" in block
+
+
 def classifier(width):
     layers = keras.layers
     hidden = layers.Conv2D(width, 3, activation="relu")
     pool = layers.GlobalAveragePooling2D()
     image = keras.Input((8, 8, 1), name="image")
     return keras.Sequential([image, hidden, pool, layers.Dense(4)])
-
-
-def language_model(width):
-    import keras_nlp
-
-    backbone = keras_nlp.models.GPT2Backbone(
-        vocabulary_size=32,
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=width,
-        intermediate_dim=16,
-        max_sequence_length=64,
-    )
-    return keras_nlp.models.GPT2CausalLM(backbone, preprocessor=None)
 
 
 @pytest.fixture
@@ -49,45 +43,47 @@ def namespace(batch, rng):
         "student": classifier(4),
         "train": data,
         "test": data,
-        "teacher_lm": language_model(16),
-        "student_lm": language_model(8),
-        "token_ids": rng.integers(0, 32, size=500),
     }
+
+
+@pytest.fixture
+def files(namespace, batch, tmp_path, monkeypatch):
+    """A folder with what the README's commands and recipes are about."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("teacher", "student"):
+        namespace[name].save(f"{name}.keras")
+    for name in ("train", "test"):
+        np.savez(f"{name}.npz", x=batch[0], y=batch[1])
+    for index, text in enumerate(blocks("yaml")):
+        (tmp_path / f"recipe{index or ''}.yaml").write_text(text)
+    return tmp_path
 
 
 def test_python_blocks_run(namespace, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 9
-    stripped = []
-    for block in found:
+    assert len(found) == 10
+    stripped = False
+    for block in filter(lambda block: not is_of_language_models(block), found):
         exec(compile(block, "README.md", "exec"), namespace)
         if "student.save(" in block:
             weights = namespace["student"].get_weights()
-        for name, sparsity in (("student", 0.8), ("student_lm", 0.5)):
-            if f"kdtf.strip({name})" in block:
-                check_zeros(namespace[name], sparsity)
-                stripped.append(name)
-    assert stripped == ["student", "student_lm"]
+        if "kdtf.strip(student)" in block:
+            check_zeros(namespace["student"], 0.8)
+            stripped = True
+    assert stripped
     printed = capsys.readouterr().out
     assert "student.tflite" in printed and "on the phone" in printed
     written = {path.name for path in tmp_path.iterdir()}
+    assert namespace["result"].path.stat().st_size <= 20_000
     assert written == {
-        "app",
-        "cache",
-        "lm.tflite",
-        "lm-int4.tflite",
-        "pruned.tflite",
+        "kdtf-compress",
         "report.html",
-        "served",
-        "shapes.tflite",
         "student.keras",
         "student.tflite",
         "student-int8.tflite",
         "study.log",
-        "writer.tflite",
     }
-    assert len(namespace["next_tokens"]) == 8
     assert namespace["found"].best.values["bytes"] <= 4000
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     for a, b in zip(weights, loaded.get_weights(), strict=True):
@@ -103,26 +99,38 @@ def check_zeros(model, sparsity):
         assert abs(kernel.sparsity - sparsity) < 0.05, kernel
 
 
-def test_commands_exist_with_their_options():
+# Minutes long: their options are read, and a recipe is checked.
+LONG = {"search", "run", "compress", "reference"}
+
+
+def test_commands_run(files, capsys):
     from kdtf.cli import main
     from kdtf.cli import make_parser
 
     listed = [
-        line.split()
+        line.split()[1:]
         for block in blocks("bash")
         for line in block.splitlines()
         if line.startswith("kdtf ")
     ]
-    assert {words[1] for words in listed} == {
+    assert {words[0] for words in listed} == {
         "inspect",
         "export",
         "benchmark",
+        "advise",
+        "compress",
+        "run",
         "search",
     }
     for words in listed:
-        if words[1] == "search":
-            # It would begin.
-            assert make_parser().parse_args(words[1:]).workers == 2
-            continue
-        # The files do not exist: a clean error, not one about the options.
-        assert main([*words[1:]]) == 2
+        if words[0] == "run":
+            assert main([*words, "--check"]) == 0
+        elif words[0] in LONG:
+            assert make_parser().parse_args(words).run
+        else:
+            assert main(words) == 0, capsys.readouterr().err
+    # The recipes of the README are right, whether a command names them or not.
+    for path in files.glob("recipe*.yaml"):
+        assert main(["run", str(path), "--check"]) == 0
+    assert (files / "student.tflite").exists()
+    assert "teacher.keras" in (files / "report.html").read_text()

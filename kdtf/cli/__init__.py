@@ -11,12 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from kdtf._version import __version__
+from kdtf.cli import advise
 from kdtf.cli import benchmark
+from kdtf.cli import compress
 from kdtf.cli import demo
 from kdtf.cli import export
 from kdtf.cli import generate
 from kdtf.cli import inspect
 from kdtf.cli import microcontroller
+from kdtf.cli import reference
+from kdtf.cli import run
 from kdtf.cli import search
 from kdtf.cli.native_logs import native_logs_aside
 from kdtf.cli.parser import Parser
@@ -32,6 +36,10 @@ _COMMANDS = (
     microcontroller,
     generate,
     benchmark,
+    advise,
+    compress,
+    run,
+    reference,
 )
 
 
@@ -71,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     # ImportError: an extra that is not installed.
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (UsageError, ValueError, TypeError, OSError, ImportError) as error:
         if args.traceback:
             raise
         return _fail(error)
@@ -103,7 +111,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _fail(error: Exception) -> int:
-    """Says in one line what is wrong."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """Says what is wrong in one line; of a recipe each mistake in its own."""
+    problems = getattr(error, "problems", ())
+    text = str(getattr(error, "headline", error))
+    text = " ".join(text.split()) or type(error).__name__
     print(f"kdtf: error: {text}", file=sys.stderr)
+    for problem in problems:
+        print(f"  {' '.join(problem.split())}", file=sys.stderr)
     return 2

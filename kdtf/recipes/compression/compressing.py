@@ -179,7 +179,7 @@ def compress(
         console=console,
         seed=seed,
     )
-    return run.result()
+    return dataclasses.replace(run.result(), call=_call(budget, setting, out))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -319,6 +319,30 @@ class _Run:
             one.is_complete and not self.budget.misses(one)
             for one in self.tried
         )
+
+
+def _call(budget: Budget, setting: dict[str, Any], out: Any) -> str:
+    """Returns the call that makes the same files."""
+    names = (
+        "target",
+        "metric",
+        "epochs",
+        "learning_rate",
+        "batch_size",
+        "seed",
+    )
+    arguments = {
+        **dataclasses.asdict(budget),
+        **{name: setting[name] for name in names},
+        "out": os.fspath(out),
+    }
+    given = {k: v for k, v in arguments.items() if v is not None}
+    words = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return (
+        f"kdtf.compress(model, train, validation, {words})\n"
+        f"kdtf {setting['kdtf']}, model {setting['model'][:12]}, training data "
+        f"{setting['train'][:12]}"
+    )
 
 
 def check(model: Any, target: str, metric: Any, loss: Any) -> Any:

@@ -36,6 +36,7 @@ class Compression:
             closest; None if there is no file at all.
         why: Sentences: what was tried, and why this one was chosen.
         folder: Where the files lie.
+        call: What to write to get this again.
     """
 
     budget: Budget
@@ -46,6 +47,7 @@ class Compression:
     chosen: Candidate | None
     why: tuple[str, ...]
     folder: pathlib.Path
+    call: str = ""
 
     @property
     def is_met(self) -> bool:
@@ -103,6 +105,7 @@ class Compression:
                 "What was chosen, and why": "\n".join(self.why),
                 "All that was tried": str(self),
                 "How each file was made": _lineages(self.candidates),
+                "How to make them again": self.call,
             },
         )
 
