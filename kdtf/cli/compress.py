@@ -180,7 +180,7 @@ def load_with_loss(path: str, loss: str, x: Any) -> Any:
     """
     from kdtf.batches import first_examples
     from kdtf.evaluation import load_keras_model
-    from kdtf.recipes.recipe_steps import loss_of
+    from kdtf.recipes.recipe_files.steps import loss_of
 
     model = load_keras_model(path)
     model.compile(loss=loss_of(loss, model, first_examples((x,), 1)))

@@ -157,7 +157,6 @@ def test_other_divergences_of_all_classes_kept(name, rng):
     )
 
 
-
 def test_a_class_drawn_twice_has_twice_the_gradient():
     logits = tf.Variable([[0.0, 0.0, np.log(2.0)]])
     kept = {
@@ -172,6 +171,7 @@ def test_a_class_drawn_twice_has_twice_the_gradient():
     np.testing.assert_allclose(
         tape.gradient(value, logits), [[0.25, -0.75, 0.5]], rtol=1e-6
     )
+
 
 def test_classes_ruled_out_give_numbers(rng):
     teacher, student = rng.normal(size=(2, 4, 6))
