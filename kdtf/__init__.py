@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from kdtf.export import write_android_project
     from kdtf.export import write_web_page
     from kdtf.pruning import plan_shrink
+    from kdtf.pruning import plan_vocabulary
     from kdtf.pruning import prune
     from kdtf.pruning import shrink
     from kdtf.pruning import sparsity_report
+    from kdtf.pruning import trim_vocabulary
     from kdtf.quantization import cluster
     from kdtf.quantization import quantization_report
     from kdtf.quantization import quantize
@@ -86,6 +88,7 @@ __all__ = [
     "export_saved_model",
     "export_tflite",
     "plan_shrink",
+    "plan_vocabulary",
     "prune",
     "quantization_report",
     "quantize",
@@ -96,6 +99,7 @@ __all__ = [
     "shrink",
     "sparsity_report",
     "strip",
+    "trim_vocabulary",
     "write_android_project",
     "write_web_page",
 ]
@@ -130,6 +134,7 @@ _HOMES = {
     "export_saved_model": "kdtf.export",
     "export_tflite": "kdtf.export",
     "plan_shrink": "kdtf.pruning",
+    "plan_vocabulary": "kdtf.pruning",
     "prune": "kdtf.pruning",
     "quantization_report": "kdtf.quantization",
     "quantize": "kdtf.quantization",
@@ -139,6 +144,7 @@ _HOMES = {
     "shrink": "kdtf.pruning",
     "sparsity_report": "kdtf.pruning",
     "strip": "kdtf.transforms.strip",
+    "trim_vocabulary": "kdtf.pruning",
     "write_android_project": "kdtf.export",
     "write_web_page": "kdtf.export",
 }

@@ -26,7 +26,13 @@ def backbone_of(model: Any) -> Any:
     return backbone if isinstance(model, keras.Model) and blocks else None
 
 
-def resized(model: Any, changes: dict[str, Any], *, suffix: str = "") -> Any:
+def resized(
+    model: Any,
+    changes: dict[str, Any],
+    *,
+    suffix: str = "",
+    task: dict[str, Any] | None = None,
+) -> Any:
     """Returns a new model of the same class, in another size.
 
     Its weights are new. A task keeps its head's kind and its preprocessor;
@@ -36,6 +42,7 @@ def resized(model: Any, changes: dict[str, Any], *, suffix: str = "") -> Any:
         model: A `keras_nlp` backbone, or a task with one in it.
         changes: Entries of the backbone's configuration.
         suffix: What is added to the names.
+        task: Other entries of the task's configuration.
 
     Example:
         >>> import keras_nlp
@@ -62,7 +69,7 @@ def resized(model: Any, changes: dict[str, Any], *, suffix: str = "") -> Any:
         preprocessor=model.preprocessor,
         name=f"{model.name}{suffix}",
     )
-    return type(model).from_config(config)
+    return type(model).from_config(config | (task or {}))
 
 
 def spaced(num_blocks: int, number: int) -> list[int]:

@@ -33,6 +33,7 @@ NAMES = [
     "export_saved_model",
     "export_tflite",
     "plan_shrink",
+    "plan_vocabulary",
     "prune",
     "quantization_report",
     "quantize",
@@ -43,6 +44,7 @@ NAMES = [
     "shrink",
     "sparsity_report",
     "strip",
+    "trim_vocabulary",
     "write_android_project",
     "write_web_page",
 ]

@@ -17,8 +17,11 @@ from kdtf.pruning.pruner import prune
 from kdtf.pruning.report import SparsityReport
 from kdtf.pruning.report import sparsity_report
 from kdtf.pruning.shrinking import ShrinkPlan
+from kdtf.pruning.shrinking import VocabularyPlan
 from kdtf.pruning.shrinking import plan_shrink
+from kdtf.pruning.shrinking import plan_vocabulary
 from kdtf.pruning.shrinking import shrink
+from kdtf.pruning.shrinking import trim_vocabulary
 from kdtf.pruning.structure import Structure
 from kdtf.pruning.structures import NM
 from kdtf.pruning.structures import Block
@@ -42,9 +45,12 @@ __all__ = [
     "Taylor",
     "Units",
     "Unstructured",
+    "VocabularyPlan",
     "Wanda",
     "plan_shrink",
+    "plan_vocabulary",
     "prune",
     "shrink",
     "sparsity_report",
+    "trim_vocabulary",
 ]

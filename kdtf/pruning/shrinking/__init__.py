@@ -4,5 +4,16 @@ from kdtf.pruning.shrinking.plan import ShrinkPlan
 from kdtf.pruning.shrinking.plan import Width
 from kdtf.pruning.shrinking.shrinker import plan_shrink
 from kdtf.pruning.shrinking.shrinker import shrink
+from kdtf.pruning.shrinking.vocabulary import VocabularyPlan
+from kdtf.pruning.shrinking.vocabulary import plan_vocabulary
+from kdtf.pruning.shrinking.vocabulary import trim_vocabulary
 
-__all__ = ["ShrinkPlan", "Width", "plan_shrink", "shrink"]
+__all__ = [
+    "ShrinkPlan",
+    "VocabularyPlan",
+    "Width",
+    "plan_shrink",
+    "plan_vocabulary",
+    "shrink",
+    "trim_vocabulary",
+]

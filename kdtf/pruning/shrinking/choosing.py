@@ -1,6 +1,7 @@
 """Which groups stay: the highest scores, until a target is met."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -11,21 +12,23 @@ from kdtf.pruning.shrinking.families import Family
 __all__ = ["choose", "counts_allowed"]
 
 _HALVINGS = 40
+# Of the target: as near is near enough.
+_NEAR = 0.98
+# How far an exchange may go.
+_STEPS = 3
 
 
-def counts_allowed(family: Family, round_to: int) -> np.ndarray:
-    """Returns the numbers of groups a family may keep, ascending.
+def counts_allowed(size: int, kind: str, round_to: int) -> np.ndarray:
+    """Returns how many of a family's groups may be kept, ascending.
 
     Multiples of `round_to`, and all of them; at least one step, or one group
     of a family that is smaller. Heads and blocks are not rounded.
 
     Example:
-        >>> family = Family(settings=(), groups=np.arange(20), kind="width")
-        >>> counts_allowed(family, 8).tolist()
+        >>> counts_allowed(20, "width", 8).tolist()
         [8, 16, 20]
     """
-    size = len(family.groups)
-    step = round_to if family.kind == "width" and size >= round_to else 1
+    step = round_to if kind == "width" and size >= round_to else 1
     return np.unique([*range(step, size + 1, step), size])
 
 
@@ -37,6 +40,7 @@ def choose(
     target: float,
     uniform: bool,
     round_to: int,
+    exchanges: bool = False,
 ) -> np.ndarray:
     """Returns which groups to keep so that a cost is just met.
 
@@ -49,6 +53,9 @@ def choose(
         target: The cost not to exceed.
         uniform: Whether all families keep the same share.
         round_to: Widths are multiples of it.
+        exchanges: Whether some steps more here for less there are tried
+            where the cost is more than 2% below the target. It takes many
+            costs of each pair of families.
 
     Returns:
         bool, for each group's name whether it is kept.
@@ -56,7 +63,9 @@ def choose(
     Raises:
         ValueError: Even the smallest widths cost more.
     """
-    allowed = [counts_allowed(family, round_to) for family in families]
+    allowed = [
+        counts_allowed(len(f.groups), f.kind, round_to) for f in families
+    ]
     ranked = [
         f.groups[np.argsort(-scores[f.groups], kind="stable")] for f in families
     ]
@@ -105,7 +114,32 @@ def choose(
     counts = counts_at(high)
     if cost_of(*counts) > target:
         counts = smallest
-    return kept(_filled(counts, allowed, relative, cost_of, target))
+    counts = _filled(counts, allowed, relative, cost_of, target)
+    while exchanges and cost_of(*counts) < _NEAR * target:
+        better = _exchanged(counts, allowed, cost_of, target)
+        if better is None:
+            break
+        counts = _filled(better, allowed, relative, cost_of, target)
+    return kept(counts)
+
+
+def _exchanged(
+    counts: list[int],
+    allowed: Sequence[np.ndarray],
+    cost: Callable[..., float],
+    target: float,
+) -> list[int] | None:
+    """Returns the pair of changes, up and down, that costs most, if any."""
+    best, found = cost(*counts), None
+    for up, down in itertools.permutations(range(len(counts)), 2):
+        larger = allowed[up][allowed[up] > counts[up]][:_STEPS]
+        smaller = allowed[down][allowed[down] < counts[down]][-_STEPS:]
+        for more, less in itertools.product(larger, smaller):
+            trial = [*counts]
+            trial[up], trial[down] = int(more), int(less)
+            if best < cost(*trial) <= target:
+                best, found = cost(*trial), trial
+    return found
 
 
 def _filled(

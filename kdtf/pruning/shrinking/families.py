@@ -4,14 +4,16 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 
 from kdtf.pruning.shrinking.tracing import Setting
 from kdtf.pruning.shrinking.tracing import Trace
+from kdtf.pruning.shrinking.tracing import itemsize_of
 
-__all__ = ["COSTS", "Costs", "Family", "families_of"]
+__all__ = ["COSTS", "Costs", "Family", "families_of", "num_bytes"]
 
-COSTS = ("macs", "parameters")
+COSTS = ("bytes", "latency", "macs", "parameters")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,11 +73,11 @@ class Costs:
     Args:
         trace: The model's.
         roots: `trace.atoms.roots()`.
-        num_parameters: All its weights' elements.
+        model: The model.
     """
 
     def __init__(
-        self, trace: Trace, roots: np.ndarray, num_parameters: int
+        self, trace: Trace, roots: np.ndarray, model: keras.Model
     ) -> None:
         """Takes what is needed to count."""
         self._weights = [
@@ -86,22 +88,42 @@ class Costs:
                     for axis, size in enumerate(slicing.shape)
                     if axis not in slicing.axes
                 ),
-                slicing.uses,
+                {
+                    "parameters": 1,
+                    "bytes": slicing.itemsize,
+                    "macs": slicing.uses,
+                },
             )
             for slicing in trace.slicings
         ]
-        sliced = sum(math.prod(s.shape) for s in trace.slicings)
-        self._others = num_parameters - sliced
+        sizes = [(math.prod(s.shape), s.itemsize) for s in trace.slicings]
+        self._others = {
+            "parameters": model.count_params() - sum(s for s, _ in sizes),
+            "bytes": num_bytes(model) - sum(s * each for s, each in sizes),
+            "macs": 0,
+        }
 
     def __call__(self, by: str, kept: np.ndarray) -> int:
         """Returns the cost.
 
         Args:
-            by: Of `COSTS`.
+            by: "parameters", "bytes" or "macs".
             kept: bool, for each group's name whether it is kept.
         """
-        total = self._others if by == "parameters" else 0
-        for axes, others, uses in self._weights:
-            size = others * math.prod(int(kept[g].sum()) for g in axes)
-            total += size if by == "parameters" else uses * size
+        total = self._others[by]
+        for axes, others, factors in self._weights:
+            if factors[by]:
+                kept_sizes = (int(kept[groups].sum()) for groups in axes)
+                total += factors[by] * others * math.prod(kept_sizes)
         return total
+
+
+def num_bytes(model: keras.Model) -> int:
+    """Returns the bytes of all weights, each in its own type.
+
+    Example:
+        >>> layers = [keras.Input((3,)), keras.layers.Dense(2)]
+        >>> num_bytes(keras.Sequential(layers))
+        32
+    """
+    return sum(math.prod(w.shape) * itemsize_of(w) for w in model.weights)

@@ -58,8 +58,12 @@ class ShrinkPlan:
         held: Layers whose channels stay, with the reason.
         parameters: Before and after.
         macs: Multiply-accumulates of the layers with kernels, before and
-            after; those inside of attention's products are not counted.
+            after, of `keras_nlp` models for one token; those inside of
+            attention's products are not counted.
         removal: What makes the smaller model of the given one.
+        cost: What was to be reduced, before and after; by latency 1 and a
+            share of it.
+        keep: The share of it that was asked for.
     """
 
     model: keras.Model
@@ -68,6 +72,8 @@ class ShrinkPlan:
     parameters: tuple[int, int]
     macs: tuple[int, int]
     removal: Removal = dataclasses.field(repr=False)
+    cost: tuple[float, float]
+    keep: float
 
     def build(self) -> keras.Model:
         """Returns the smaller model, with the weights that stay.
@@ -98,6 +104,8 @@ def _render(plan: ShrinkPlan, console: rich.console.Console) -> None:
         )
         if before
     ]
+    before, after = plan.cost
+    said.append(f"{after / before:.1%} of {plan.keep:.1%} asked for")
     console.print(rich.text.Text(f"{plan.model.name}: {', '.join(said)}"))
     rows = [
         (

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kdtf.pruning.shrinking.atoms import FIXED
 from kdtf.pruning.shrinking.atoms import Atoms
@@ -23,6 +24,7 @@ __all__ = [
     "Trace",
     "graph_of",
     "is_plain",
+    "itemsize_of",
     "trace",
 ]
 
@@ -39,6 +41,7 @@ class Slicing:
         shape: The weight's shape.
         axes: Axis to the atoms along it; other axes stay as they are.
         uses: How often one call multiplies by it: 0 for what is only added.
+        itemsize: Bytes of one of its numbers.
     """
 
     layer: Path
@@ -46,6 +49,7 @@ class Slicing:
     shape: tuple[int, ...]
     axes: dict[int, np.ndarray]
     uses: int
+    itemsize: int = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,6 +156,7 @@ class Call:
                 shape=shape,
                 axes=axes,
                 uses=uses,
+                itemsize=itemsize_of(variable),
             )
         )
 
@@ -227,6 +232,11 @@ def trace(model: keras.Model) -> Trace:
     for tensor in _walk(found, graph, (), inputs, {}):
         found.atoms.fix(tensor)
     return found
+
+
+def itemsize_of(variable: Any) -> int:
+    """Returns the bytes of one of a variable's numbers, as it is stored."""
+    return int(tf.as_dtype(variable.dtype).size)
 
 
 def graph_of(model: Any) -> Any:

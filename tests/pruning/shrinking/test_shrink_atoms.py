@@ -13,8 +13,8 @@ from kdtf.pruning.shrinking.importance import group_scores
 from kdtf.pruning.shrinking.tracing import Slicing
 
 
-def family(*groups, kind="width"):
-    return Family(settings=(), groups=np.array(groups), kind=kind)
+def family(*groups):
+    return Family(settings=(), groups=np.array(groups), kind="width")
 
 
 def test_ties_reach_through_others():
@@ -45,10 +45,9 @@ def test_a_full_tensor_is_left_alone_and_others_are_tied_along_the_last_axis():
 
 
 def test_steps_of_a_width():
-    assert counts_allowed(family(*range(16)), 8).tolist() == [8, 16]
-    assert counts_allowed(family(*range(5)), 8).tolist() == [1, 2, 3, 4, 5]
-    heads = family(*range(12), kind="heads")
-    assert counts_allowed(heads, 8).tolist() == list(range(1, 13))
+    assert counts_allowed(16, "width", 8).tolist() == [8, 16]
+    assert counts_allowed(5, "width", 8).tolist() == [1, 2, 3, 4, 5]
+    assert counts_allowed(12, "heads", 8).tolist() == list(range(1, 13))
 
 
 @pytest.mark.parametrize(
@@ -87,6 +86,24 @@ def test_what_is_left_of_the_target_is_filled():
         round_to=1,
     )
     assert np.flatnonzero(mask).tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "kept"), [(False, [0, 1, 2, 3]), (True, [0, 1, 3, 4])]
+)
+def test_steps_are_exchanged_where_the_target_is_far(exchanges, kept):
+    cost = {1: 1, 2: 2, 3: 3, 4: 4}
+    mask = choose(
+        [family(1, 2), family(3, 4)],
+        np.array([0.0, 9, 8, 9, 1]),
+        lambda mask: sum(cost[g] for g in cost if mask[g]),
+        target=8,
+        uniform=False,
+        round_to=1,
+        exchanges=exchanges,
+    )
+    # 6 of 8 are used, and 4 more would not fit; 4 for 2 is just right.
+    assert np.flatnonzero(mask).tolist() == kept
 
 
 def test_an_impossible_target_is_refused_with_the_least_cost():

@@ -192,10 +192,38 @@ def test_a_task_stays_one_with_its_preprocessor_and_head():
     )
 
 
+def test_macs_are_those_of_kernels_for_one_token():
+    import keras_nlp
+
+    model = keras_nlp.models.GPT2CausalLM(backbone("GPT2"), preprocessor=None)
+    plan = kdtf.plan_shrink(model, 0.7, "macs", round_to=4)
+    # 4 kernels of attention, 2 of the feed-forward, and the tied output.
+    before, after = (
+        3 * (4 * 16 * 16 + 2 * 16 * width) + 50 * 16 for width in (24, 4)
+    )
+    assert plan.macs == (before, after)
+    assert plan.cost == plan.macs
+    assert kdtf.plan_shrink(model.backbone, 0.9).macs[0] == before - 50 * 16
+
+
+def test_depth_and_width_keep_about_the_same_share():
+    model = backbone("GPT2", num_layers=6, intermediate_dim=64)
+    what = ["width", "depth"]
+    for keep in (0.8, 0.6, 0.5):
+        plan = kdtf.plan_shrink(model, keep, what=what, round_to=1)
+        shares = [width.after / width.before for width in plan.widths]
+        # A block more or less is 1/6.
+        assert max(shares) - min(shares) <= 1 / 6
+        assert 0.98 * keep <= plan.cost[1] / plan.cost[0] <= keep
+        again = kdtf.plan_shrink(model, keep, what=what, round_to=1)
+        assert again.widths == plan.widths
+    text = str(plan)
+    assert f"{plan.cost[1] / plan.cost[0]:.1%} of 50.0% asked for" in text
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"by": "macs"}, "`by` must be 'parameters'"),
         ({"what": ["heads"]}, "heads go only if"),
         ({"keep": 0.01}, "cannot be met"),
     ],
