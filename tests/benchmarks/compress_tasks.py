@@ -139,7 +139,7 @@ def news_task(folder, data):
 
     budgets = [
         {"max_size": "750kB", "max_quality_loss": 0.01},
-        {"max_size": "400kB", "max_quality_loss": 0.02},
+        {"max_size": "380kB", "max_quality_loss": 0.02},
         {"max_size": "20kB"},
     ]
     return Task(
@@ -176,7 +176,7 @@ def language_task(folder, data):
     model = kept(folder / "language.keras", make)
     budgets = [
         {"max_size": "1.2MB", "max_quality_loss": 0.5},
-        {"max_size": "500kB", "max_quality_loss": 5.0},
+        {"max_size": "250kB", "max_quality_loss": 5.0},
         {"max_size": "20kB"},
     ]
     return Task(

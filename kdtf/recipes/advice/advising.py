@@ -173,7 +173,7 @@ def _dearer(
     if base is not None:
         yield _trained(scheme, base, budget, worst)
     yield _zeros(kind)
-    small = by_mode.get(str(kind.small[1] or "int8")) or original
+    small = by_mode.get(kind.small_scheme.removesuffix("_iot")) or original
     yield from _smaller(kind, budget, small, bound)
 
 

@@ -32,6 +32,7 @@ from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.workspace import Workspace
+from kdtf.search.quiet_logs import quiet_retracing
 from kdtf.transforms.selection import check_built
 
 __all__ = ["check", "compress"]
@@ -179,7 +180,10 @@ def compress(
         console=console,
         seed=seed,
     )
-    return dataclasses.replace(run.result(), call=_call(budget, setting, out))
+    # Each way has a model of its own, and TensorFlow warns of many.
+    with quiet_retracing():
+        found = run.result()
+    return dataclasses.replace(found, call=_call(budget, setting, out))
 
 
 @dataclasses.dataclass(kw_only=True)

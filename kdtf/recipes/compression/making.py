@@ -102,10 +102,10 @@ class Maker:
         """Returns the bytes of the file of a way without its training."""
         path = self.workspace.folder / "untrained.tflite"
         student = self._shrunk(way)
-        mode = way.quantize or "int8"
+        options = {"target": self.target, "quantize": way.mode}
         try:
             with as_if_trained(student):
-                self._export(student, path, target=self.target, quantize=mode)
+                self._export(student, path, **options)
             return path.stat().st_size
         finally:
             path.unlink(missing_ok=True)
@@ -139,7 +139,8 @@ class Maker:
         return student
 
     def _shrunk(self, way: Way) -> Any:
-        return shrink(self.model, way.keep, way.by, allocation=way.allocation)
+        data = first_examples(self.teaching.train, _NUM_CALIBRATION)
+        return shrink(self.model, **way.steps["shrink"], data=data)
 
     def _taught(self, way: Way) -> Any:
         """Returns the shrunk model after distillation, kept once it is."""

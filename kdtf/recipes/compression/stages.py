@@ -73,12 +73,11 @@ def _target(
     kind: Kind, budget: Budget, tried: Sequence[Candidate]
 ) -> Target | None:
     """Returns what must go, from what the same mode costs unshrunk."""
-    scheme, mode = kind.small
-    modes = {mode, scheme and scheme.removesuffix("_iot")} - {None}
+    mode = kind.small_scheme.removesuffix("_iot")
     known = [
         one
         for one in tried
-        if one.is_complete and one.settings["export"]["quantize"] in modes
+        if one.is_complete and one.settings["export"]["quantize"] == mode
     ]
     if not known:
         return Target(0.5, "parameters")

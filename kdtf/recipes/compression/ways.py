@@ -44,6 +44,9 @@ class Way:
         keep: The part of the cost `by` that `kdtf.shrink` leaves.
         by: As for `kdtf.shrink`.
         allocation: As for `kdtf.shrink`.
+        criterion: As for `kdtf.shrink`.
+        what: As for `kdtf.shrink`.
+        round_to: As for `kdtf.shrink`.
         sparsity: Of `kdtf.prune`, in blocks that LiteRT stores sparse.
         scheme: What `kdtf.quantize_aware` trains for.
         quantize: The file's mode where nothing was trained for it.
@@ -56,6 +59,9 @@ class Way:
     keep: float = 1.0
     by: str = "parameters"
     allocation: str = "global"
+    criterion: str = "magnitude"
+    what: tuple[str, ...] = ("width", "heads")
+    round_to: int = 8
     sparsity: float = 0.0
     scheme: str | None = None
     quantize: str | None = None
@@ -68,11 +74,8 @@ class Way:
         teaching = {"alpha": self.alpha, "temperature": self.temperature}
         found: dict[str, Any] = {}
         if self.keep < 1.0:
-            found["shrink"] = {
-                "keep": self.keep,
-                "by": self.by,
-                "allocation": self.allocation,
-            }
+            names = "keep", "by", "allocation", "criterion", "what", "round_to"
+            found["shrink"] = {name: getattr(self, name) for name in names}
             times = {"epochs_factor": self.epochs_factor}
             found["distil"] = teaching | times
         if self.sparsity:
@@ -89,6 +92,13 @@ class Way:
         The less is left the more it has to learn anew.
         """
         return min(_MOST_EPOCHS, math.ceil(1.0 / self.keep))
+
+    @property
+    def mode(self) -> str | None:
+        """The file's mode, whether it was trained for it or not."""
+        return (
+            self.scheme.removesuffix("_iot") if self.scheme else self.quantize
+        )
 
     @property
     def trains(self) -> bool:
@@ -143,11 +153,11 @@ class Kind:
         return ("int8",) if self.is_static else ("int4_block32", "int4")
 
     @property
-    def small(self) -> tuple[str | None, str | None]:
-        """Scheme or mode of what was made smaller by other means."""
+    def small_scheme(self) -> str:
+        """What is trained for where a model was made smaller before."""
         if self.target == "iot":
-            return "int8_iot", None
-        return ("int8", None) if self.is_static else (None, "dynamic_int8")
+            return "int8_iot"
+        return "int8" if self.is_static else "int4_block32"
 
 
 def post_training(kind: Kind) -> Iterator[Way]:
@@ -194,15 +204,21 @@ def shrunk(kind: Kind, keep: float, by: str, **settings: Any) -> Way:
         by: "parameters" or "macs".
         **settings: More of `Way`.
     """
-    scheme, mode = kind.small
     found: dict[str, Any] = {
-        "name": f"shrunk to {keep:.1%}, {scheme or mode}",
+        "name": f"shrunk to {keep:.1%}, {kind.small_scheme}",
         "stage": "shrunk",
         "keep": keep,
         "by": by,
-        "scheme": scheme,
-        "quantize": mode,
+        "scheme": kind.small_scheme,
     }
+    if kind.small_scheme == "int4_block32":
+        # Whole blocks of the weights that share a scale.
+        found["round_to"] = 32
+    if not kind.has_graph:
+        # A transformer's inputs have a few large channels, whose weights may
+        # be small; and it has whole blocks that do little.
+        found["criterion"] = "wanda"
+        found["what"] = ("width", "heads", "depth")
     return Way(**found | settings)
 
 
