@@ -45,8 +45,10 @@ def run(args: argparse.Namespace) -> None:
     from kdtf.cli.arrays import read_arrays
     from kdtf.evaluation import compare
 
+    files = dict(zip(row_names(args.files), args.files, strict=True))
+    tried = _tried(args, files)
     comparison = compare(
-        dict(zip(row_names(args.files), args.files, strict=True)),
+        files,
         read_arrays(args.data) if args.data else None,
         metrics=args.metrics,
         num_threads=args.threads,
@@ -57,7 +59,31 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {comparison.to_json(args.json)}")
     if args.html:
         title = f"{len(comparison)} models compared"
-        print(f"wrote {comparison.to_html(args.html, title=title)}")
+        path = comparison.to_html(
+            args.html, title=title, try_it=tried, runtime=args.web_runtime
+        )
+        print(f"wrote {path}")
+
+
+def _tried(args: argparse.Namespace, files: dict[str, str]) -> dict[str, str]:
+    """Gives what the page shall offer to try, before the long work.
+
+    Raises:
+        ValueError: There is no page to do so, or LiteRT.js is not found.
+    """
+    if not args.try_it:
+        return {}
+    if not args.html:
+        raise ValueError(
+            "--try-it adds links to the page that --html writes. Received: no "
+            "--html. Add it, or leave --try-it out."
+        )
+    from kdtf.export.web.runtime import NPM
+    from kdtf.export.web.runtime import find_runtime
+
+    if args.web_runtime != NPM:
+        find_runtime(args.web_runtime)
+    return {n: file for n, file in files.items() if file.endswith(".tflite")}
 
 
 def row_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
@@ -100,3 +126,15 @@ def _add_data_and_reports(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write the results")
     parser.add_argument("--html", metavar="FILE", help="write a page")
+    parser.add_argument(
+        "--try-it",
+        action="store_true",
+        help="beside the page, write one for each .tflite that runs it in "
+        "the browser",
+    )
+    parser.add_argument(
+        "--web-runtime",
+        metavar="DIR",
+        help="where LiteRT.js is: a folder with a node_modules, or npm to "
+        "fetch it; default: here or above",
+    )

@@ -127,21 +127,38 @@ class Comparison:
         *,
         title: str = "Model comparison",
         notes: Mapping[str, str] | None = None,
+        try_it: Mapping[str, str | os.PathLike[str]] | None = None,
+        runtime: str | os.PathLike[str] | None = None,
     ) -> pathlib.Path:
         """Writes one page with the table and pictures; it needs no network.
+
+        With `try_it` a page that runs the model in the browser is written for
+        each of these rows, into the folder `<report>-try-it` beside the
+        report, which links to them: 19 MB each, most of it LiteRT.js. The
+        report opens by a double click as ever; those pages need a web server
+        (it says which command starts one).
 
         Args:
             path: Where to; folders are made.
             title: The page's heading.
             notes: More sections, heading to plain text: what each model
                 wrote, how it was trained.
+            try_it: The `.tflite` files of rows that can be tried, by the
+                row's name; see `kdtf.write_web_page` for what they may be.
+            runtime: As for `kdtf.write_web_page`: where LiteRT.js is.
 
         Returns:
             The path.
+
+        Raises:
+            ValueError: `try_it` names a row there is none of, a file that no
+                page can run, or LiteRT.js is not found.
         """
         from kdtf.evaluation.report import render_report
+        from kdtf.evaluation.report import write_trials
 
-        page = render_report(self, title=title, notes=notes or {})
+        links = write_trials(self, path, try_it or {}, runtime=runtime)
+        page = render_report(self, title=title, notes=notes or {}, links=links)
         with atomic_path(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
         return pathlib.Path(path)

@@ -2,6 +2,10 @@
 
 import datetime
 import math
+import os
+import pathlib
+import re
+import urllib.parse
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +34,11 @@ _Shown = tuple[str, _Values, Direction]
 
 
 def render_report(
-    comparison: "Comparison", *, title: str, notes: Mapping[str, str]
+    comparison: "Comparison",
+    *,
+    title: str,
+    notes: Mapping[str, str],
+    links: Mapping[str, str] | None = None,
 ) -> str:
     """Gives the page's HTML.
 
@@ -38,6 +46,7 @@ def render_report(
         comparison: What was measured.
         title: The heading.
         notes: Further sections, heading to plain text.
+        links: Where rows can be tried, by name.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("kdtf.evaluation", ""),
@@ -54,10 +63,49 @@ def render_report(
         missing=MISSING,
         figures=make_figures(comparison),
         notes=notes,
+        links=links or {},
         caption=caption_of(comparison),
         environment=comparison.environment,
         created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def write_trials(
+    comparison: "Comparison",
+    path: str | os.PathLike[str],
+    files: Mapping[str, str | os.PathLike[str]],
+    *,
+    runtime: str | os.PathLike[str] | None = None,
+) -> dict[str, str]:
+    """Writes pages that run models, and returns where, seen from the report.
+
+    Args:
+        comparison: What was measured.
+        path: The report's.
+        files: `.tflite` files by the name of their row.
+        runtime: Where LiteRT.js is.
+
+    Raises:
+        ValueError: There is no such row, or `kdtf.write_web_page` refused.
+    """
+    places = {row.name: place for place, row in enumerate(comparison.rows, 1)}
+    unknown = [name for name in files if name not in places]
+    if unknown:
+        raise ValueError(
+            f"`try_it` must name rows, which are {list(places)}. Received: "
+            f"{unknown}."
+        )
+    links = {}
+    for name, file in files.items():
+        from kdtf.export import write_web_page
+
+        # Rows may be called anything, also what no folder can be.
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+        trial = f"{pathlib.Path(path).stem}-try-it/{places[name]}-{plain}"
+        folder = pathlib.Path(path).parent / trial
+        write_web_page(file, folder, runtime=runtime, title=name)
+        links[name] = f"{urllib.parse.quote(trial)}/index.html"
+    return links
 
 
 def summarize(comparison: "Comparison") -> list[tuple[str, str]]:

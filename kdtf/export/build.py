@@ -14,7 +14,9 @@ from kdtf.export.float_reasons import FloatOperator
 from kdtf.export.float_reasons import float_reasons
 from kdtf.export.inputs import Inputs
 from kdtf.export.interface import Interface
+from kdtf.export.lookups import lookups_without_select
 from kdtf.export.masks import finite_masks
+from kdtf.export.mixed import to_mixed
 from kdtf.export.plan import Plan
 from kdtf.export.quantizer import Dynamic
 from kdtf.export.quantizer import to_dynamic
@@ -82,8 +84,10 @@ def build_file(
     """
     is_int8 = plan.mode == "int8"
     masks = finite_masks() if is_int8 else contextlib.nullcontext()
+    is_micro = plan.target.operators is not None
     with (
         masks,
+        lookups_without_select() if is_micro else contextlib.nullcontext(),
         converter.traced(model, inputs.interface, unroll=is_int8) as traced,
     ):
         floats = converter.to_float32(traced)
@@ -127,6 +131,8 @@ def _convert(
         return Dynamic(content=content, notes=notes + _arena(content, plan))
     if plan.mode is None:
         return Dynamic(content=floats)
+    if plan.kernels is not None:
+        return to_mixed(rewrite_embeddings(floats)[0], plan.kernels)
     limits, deployment = MODES[plan.mode], plan.deployment
     return to_dynamic(
         rewrite_embeddings(floats)[0],

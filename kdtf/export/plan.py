@@ -1,8 +1,11 @@
 """What a model and its user want of the file, brought together."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from kdtf.export.mixed import coarsest_mode
+from kdtf.export.mixed import mixed_kernels
 from kdtf.export.targets import MODES
 from kdtf.export.targets import Mode
 from kdtf.export.targets import Target
@@ -20,11 +23,13 @@ class Plan:
         target: The device it is for.
         mode: How it is quantized.
         deployment: What the model was quantized for; None if it was not.
+        kernels: How each kernel is stored, where they differ; else None.
     """
 
     target: Target
     mode: str | None
     deployment: Deployment | None = None
+    kernels: tuple[KernelGrid, ...] | None = None
 
     @property
     def has_ranges(self) -> bool:
@@ -60,7 +65,7 @@ def plan_of(
     model: Any,
     *,
     target: Target,
-    quantize: str | None,
+    quantize: str | Mapping[Any, str | None] | None,
     deployment: Deployment | None,
 ) -> Plan:
     """Returns how to make the file of `model`.
@@ -82,10 +87,14 @@ def plan_of(
             dense_per_tensor=target.dense_per_tensor,
         )
     if deployment is None:
-        return Plan(target=target, mode=get_mode(quantize, target))
+        return Plan(
+            target=target,
+            mode=get_mode(coarsest_mode(quantize), target),
+            kernels=mixed_kernels(model, quantize),
+        )
     mode = deployment.quantize
     way_out = "Call `kdtf.strip(model)` first"
-    if quantize not in (None, mode):
+    if quantize is not None and quantize != mode:
         raise ValueError(
             "`quantize` must be what the model was quantized for, which is "
             f"{mode!r}. Received: quantize={quantize!r}. {way_out}, or leave "

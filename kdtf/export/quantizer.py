@@ -93,21 +93,22 @@ def to_dynamic(
             unfolded, num_bits=num_bits, block_size=block_size, grids=grids
         )
     plain = Storage(num_bits=num_bits, block_size=block_size)
-    storages = {
-        weight.place: (
-            _grid_storage(weight, placed[weight.place])
-            if weight.place in placed
-            else _plain_storage(weight, plain)
-        )
-        for weight in weights
-    }
-    result = _quantized(content, weights, storages)
+    storages: dict[tuple[int, int], Storage] = {}
+    asked: dict[tuple[int, int], int | None] = {}
+    for weight in weights:
+        found = placed.get(weight.place)
+        if found is None:
+            storages[weight.place] = plain_storage(weight, plain)
+            asked[weight.place] = num_bits
+        else:
+            storages[weight.place] = _grid_storage(weight, found)
+            asked[weight.place] = found.grid.num_bits
+    result = quantized(content, weights, storages)
     result = keep_grids(result, model, weights, placed)
-    notes = _width_notes(weights, storages, placed, num_bits=num_bits)
     missing = notes_on_missing(model, weights, placed, grids)
     return Dynamic(
         content=result,
-        notes=(*notes, *missing),
+        notes=(*width_notes(weights, storages, asked), *missing),
         kept_float=frozenset(
             weight.name
             for weight in weights
@@ -116,8 +117,15 @@ def to_dynamic(
     )
 
 
-def _plain_storage(weight: Weight, asked: Storage) -> Storage:
-    bits = _width(weight, asked.num_bits or 8)
+def plain_storage(weight: Weight, asked: Storage) -> Storage:
+    """Returns what comes nearest to what was asked that LiteRT has.
+
+    The next wider integers; one scale for each output where the block size
+    does not divide the inputs.
+    """
+    if asked.num_bits is None:
+        return asked
+    bits = _width(weight, asked.num_bits)
     blocks = asked.block_size
     if bits != asked.num_bits or not _takes_blocks(weight, blocks):
         blocks = None
@@ -171,12 +179,21 @@ def _takes_blocks(weight: Weight, block_size: int | None) -> bool:
     )
 
 
-def _quantized(
+def quantized(
     content: bytes,
     weights: list[Weight],
     storages: dict[tuple[int, int], Storage],
 ) -> bytes:
-    """Lets ai-edge-quantizer store each weight, by minimum and maximum."""
+    """Lets ai-edge-quantizer store each weight, by minimum and maximum.
+
+    Args:
+        content: A float32 file.
+        weights: Its weights.
+        storages: How to store each, by place.
+
+    Raises:
+        ExportError: The quantizer refused the file.
+    """
     from ai_edge_quantizer import Quantizer
 
     recipe = _recipe(weights, storages)
@@ -231,24 +248,28 @@ def _recipe(
     return manager.get_quantization_recipe()
 
 
-def _width_notes(
+def width_notes(
     weights: list[Weight],
     storages: dict[tuple[int, int], Storage],
-    placed: dict[tuple[int, int], Placed],
-    *,
-    num_bits: int,
+    asked: dict[tuple[int, int], int | None],
 ) -> list[str]:
+    """Returns which weights are stored in more bits than was asked for.
+
+    Args:
+        weights: Of the file.
+        storages: How each is stored, by place.
+        asked: The bits asked for, by place; None for float32.
+    """
     counts: dict[tuple[str, int, int], int] = {}
     for weight in weights:
-        grid = placed[weight.place].grid if weight.place in placed else None
-        asked = num_bits if grid is None else grid.num_bits
+        bits = asked[weight.place]
         stored = storages[weight.place].num_bits
-        if asked is None or stored is None or stored == asked:
+        if bits is None or stored is None or stored == bits:
             continue
-        key = ("/".join(sorted({n for n, _ in weight.readers})), asked, stored)
+        key = ("/".join(sorted({n for n, _ in weight.readers})), bits, stored)
         counts[key] = counts.get(key, 0) + weight.size
     return [
-        f"{count} weights of {name} are stored in {stored} bits, not {asked}: "
+        f"{count} weights of {name} are stored in {stored} bits, not {bits}: "
         "LiteRT has no such form of it"
-        for (name, asked, stored), count in sorted(counts.items())
+        for (name, bits, stored), count in sorted(counts.items())
     ]

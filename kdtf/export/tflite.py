@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from kdtf.export.build import Build
@@ -16,6 +17,7 @@ from kdtf.export.interface import check_size
 from kdtf.export.metadata import Metadata
 from kdtf.export.metadata import attach
 from kdtf.export.metadata import describe_model
+from kdtf.export.mixed import coarsest_mode
 from kdtf.export.plan import plan_of
 from kdtf.export.precision import computing_in_float32
 from kdtf.export.result import ExportResult
@@ -36,7 +38,7 @@ def export_tflite(
     path: str | os.PathLike[str],
     *,
     target: str = "android",
-    quantize: str | None = None,
+    quantize: str | Mapping[Any, str | None] | None = None,
     representative_data: Any = None,
     verify_data: Any = None,
     sparse: bool = False,
@@ -65,7 +67,12 @@ def export_tflite(
             (int4 weights, float activations: half of "dynamic_int8", and
             noisier: quantize the model for it first), or "int4_block32",
             "int4_block64", "int4_block128", "int4_block256" (one scale for so
-            many weights; closer, and slower, than "int4"). Defaults to None.
+            many weights; closer, and slower, than "int4"). Or a mapping of
+            path patterns (or layers) to one of those with float activations,
+            or to None for float32: for each kernel the first that matches
+            decides, `{"*embeddings": "dynamic_int8", "*": "int4_block32"}`.
+            `kdtf.sensitivity(...).mixed(max_bytes=...)` makes such ones.
+            Defaults to None.
         representative_data: Typical inputs, needed for "int8": ranges are
             measured on at most 300 of them. A model quantized for "int8" has
             its ranges; there data adds those of operators without. An array,
@@ -107,7 +114,7 @@ def export_tflite(
         [[5.5]]
     """
     chosen = get_target(target)
-    asked = get_mode(quantize, chosen)
+    asked = get_mode(coarsest_mode(quantize), chosen)
     if sparse:
         _check_sparse(asked, chosen)
     _check_path(path)

@@ -29,31 +29,15 @@ from kdtf.flavours import flavour_of
 from kdtf.quantization import schemes
 from kdtf.quantization.codes import size_of_codes
 from kdtf.quantization.kernels import quantizer_of
+from kdtf.quantization.spending import KernelSensitivity
+from kdtf.quantization.spending import within_bytes
+from kdtf.quantization.spending import within_loss
 from kdtf.transforms.selection import Candidate
 from kdtf.transforms.selection import select_kernels
 
 __all__ = ["KernelSensitivity", "Sensitivity", "sensitivity"]
 
 _WIDTH_INCHES, _BAR_INCHES = 6.0, 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class KernelSensitivity:
-    """One kernel, quantized while all others are float.
-
-    Attributes:
-        path: Where it stands in the model.
-        scheme: The name of the scheme.
-        increase: How much the loss grows; may be below 0.
-        size_bytes: What the kernel takes then.
-        float_size_bytes: What it takes in float32.
-    """
-
-    path: str
-    scheme: str
-    increase: float
-    size_bytes: int
-    float_size_bytes: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,32 +68,48 @@ class Sensitivity:
         """Returns bars of the increase for each kernel, as `<svg>`."""
         return _draw(self)
 
-    def mixed(self, max_increase: float) -> dict[str, str | None]:
+    def mixed(
+        self,
+        max_increase: float | None = None,
+        *,
+        max_bytes: int | None = None,
+    ) -> dict[str, str | None]:
         """Returns a scheme for each kernel: few bits where they cost little.
 
         Kernels take, one after the other, the scheme that saves most bytes
-        for what it adds to the loss, as long as the sum stays within
-        `max_increase`. That what single kernels add adds up is an
-        approximation: evaluate the result.
+        for what it adds to the loss: as long as the sum stays within
+        `max_increase`, or until all fit into `max_bytes`. That what single
+        kernels add adds up is an approximation: evaluate the result.
 
         Args:
             max_increase: How much the loss may grow in all, in the units of
                 `measure`.
+            max_bytes: What the measured kernels may take in all; a file has
+                biases, tables and its graph beside them. One of the two.
 
         Returns:
             The `scheme` argument of `kdtf.quantize` and
             `kdtf.quantize_aware`; None for kernels left in float.
 
         Raises:
-            ValueError: `max_increase` is negative.
+            ValueError: `max_increase` is negative, `max_bytes` is less than
+                the smallest schemes take, or not one of the two is given.
         """
-        if not max_increase >= 0.0:
+        if (max_increase is None) == (max_bytes is None):
+            raise ValueError(
+                "One of `max_increase` and `max_bytes` must be given. "
+                f"Received: max_increase={max_increase}, "
+                f"max_bytes={max_bytes}."
+            )
+        if max_bytes is not None:
+            return within_bytes(self.rows, max_bytes)
+        if max_increase is None or not max_increase >= 0.0:
             raise ValueError(
                 "`max_increase` must be at least 0. Received: "
                 f"max_increase={max_increase!r}. It is in units of the "
                 f"{self.measure}; the float model has {self.baseline:.4g}."
             )
-        return _spend(self.rows, max_increase)
+        return within_loss(self.rows, max_increase)
 
 
 def sensitivity(
@@ -252,36 +252,6 @@ def _row(
         size_bytes=size_of_codes(values, quantizer).size_bytes,
         float_size_bytes=4 * kernel.size,
     )
-
-
-def _spend(
-    rows: Sequence[KernelSensitivity], allowance: float
-) -> dict[str, str | None]:
-    options: dict[str, list[KernelSensitivity]] = {}
-    for row in rows:
-        options.setdefault(row.path, []).append(row)
-    chosen: dict[str, KernelSensitivity | None] = dict.fromkeys(options)
-    while True:
-        steps = []
-        for path, found in options.items():
-            now = chosen[path]
-            cost = now.increase if now else 0.0
-            size = now.size_bytes if now else found[0].float_size_bytes
-            for row in found:
-                saved, added = size - row.size_bytes, row.increase - cost
-                if saved > 0 and added <= allowance:
-                    # What costs nothing goes first, the largest saving of it.
-                    free = added <= 0
-                    value = saved if free else saved / added
-                    steps.append((free, value, path, row, added))
-        if not steps:
-            return {
-                path: row.scheme if row else None
-                for path, row in chosen.items()
-            }
-        _, _, path, row, added = max(steps, key=lambda step: step[:2])
-        chosen[path] = row
-        allowance -= max(added, 0.0)
 
 
 def _length(x: Any) -> int:

@@ -5,7 +5,9 @@ turn with the others; tokens per second count reading the prompt too. Keras
 generates with its own cache, compiled by XLA; "keras litert" is Keras's
 `model.export(format="litert")`, which has no cache and computes the whole
 window for each token. Perplexity is that of held-out text, read token by
-token through the file.
+token through the file. "int4_gptq" is quantized before the export: 4 bits in
+blocks of 32 by GPTQ, 8 for the table of embeddings, which is the output, too.
+A mode whose file the export refuses has no row.
 
     python tests/benchmarks/deploy_language_model.py --model demo --out DIR
     python tests/benchmarks/deploy_language_model.py --model PRESET_DIR \
@@ -28,48 +30,61 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-MODES = ("float", "dynamic_int8", "int4_block32", "int4")
+GPTQ = "int4_gptq"
+# It changes the model, and so comes last.
+MODES = ("float", "dynamic_int8", "int4_block32", "int4", GPTQ)
+GPTQ_SCHEME = {"*embeddings": "dynamic_int8", "*": "int4_block32"}
 QUESTION = "What is the capital of France?"
 
 
 def load_model(arguments):
-    """Returns the Keras model, its tokenizer's file and windows to test on."""
+    """Returns a model, its tokenizer, and windows to measure and to test on."""
     import keras
     from language_models import demo_model
     from language_models import preset_model
 
     if arguments.model == "demo":
-        _, _, test = demo_model(arguments)
+        _, (data, _), test = demo_model(arguments)
         path = arguments.out / f"seed-{arguments.seed}/text/teacher.keras"
-        return keras.saving.load_model(path), "auto", test
-    arguments.preset = pathlib.Path(arguments.model)
-    model, _, test = preset_model(arguments)
-    return model, arguments.preset / "tokenizer.json", test
+        model, tokenizer = keras.saving.load_model(path), "auto"
+    else:
+        arguments.preset = pathlib.Path(arguments.model)
+        model, (data, _), test = preset_model(arguments)
+        tokenizer = arguments.preset / "tokenizer.json"
+    return model, tokenizer, data[: arguments.calibration], test
 
 
 def prepare(arguments):
     """Exports what is not there yet, and writes down what to read."""
     import kdtf
 
-    model, tokenizer, (x, y) = load_model(arguments)
+    model, tokenizer, data, (x, y) = load_model(arguments)
     windows = np.concatenate([x, y[:, -1:]], 1)[: arguments.windows]
     np.save(arguments.out / "windows.npy", windows[:, : arguments.length])
-    for mode in arguments.modes:
-        path = arguments.out / f"{mode}.tflite"
-        if not path.exists():
-            result = kdtf.export_language_model(
-                model,
-                path,
-                quantize=None if mode == "float" else mode,
-                max_length=arguments.length,
-                tokenizer=tokenizer,
-            )
-            print(result, flush=True)
     path = arguments.out / "keras-litert.tflite"
     if not arguments.no_litert and not path.exists():
         # Even detached the tokenizer's tables would come along, as Flex.
         plain = type(model)(model.backbone, preprocessor=None)
         plain.export(str(path), format="litert", verbose=False)
+    modes = {"float": None, GPTQ: "dynamic_int8"}
+    for mode in sorted(arguments.modes, key=MODES.index):
+        path = arguments.out / f"{mode}.tflite"
+        if path.exists():
+            continue
+        if mode == GPTQ:
+            inputs = {"token_ids": data, "padding_mask": np.ones_like(data)}
+            kdtf.quantize(model, GPTQ_SCHEME, inputs, method="gptq")
+        try:
+            result = kdtf.export_language_model(
+                model,
+                path,
+                quantize=modes.get(mode, mode),
+                max_length=arguments.length,
+                tokenizer=tokenizer,
+            )
+        except kdtf.ExportError as error:
+            result = f"{mode}: refused: {error}"
+        print(result, flush=True)
 
 
 def log_loss(logits, token):
@@ -201,6 +216,7 @@ class Row:
 
 def measure(arguments):
     files = [arguments.out / f"{mode}.tflite" for mode in arguments.modes]
+    files = [file for file in files if file.exists()]
     if not arguments.no_litert:
         files.append(arguments.out / "keras-litert.tflite")
     (arguments.out / "keras").touch()
@@ -250,6 +266,7 @@ def main():
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--calibration", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
@@ -258,7 +275,6 @@ def main():
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--worker")
     arguments = parser.parse_args()
-    arguments.calibration = 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     if arguments.worker:
         serve(arguments)

@@ -35,11 +35,18 @@ const answer = {};
 try {
   const frame = document.getElementById("page");
   const cases = await (await fetch("/cases.json")).json();
-  while (!frame.contentWindow.kdtf) await new Promise(r => setTimeout(r, 20));
+  for (let tries = 0; !frame.contentWindow.kdtf; tries++) {
+    if (tries > 3000) throw new Error("the page's script does not run");
+    await new Promise(r => setTimeout(r, 20));
+  }
   const page = frame.contentWindow;
   await page.kdtf.ready;
   answer.results = [];
-  for (const one of cases) answer.results.push(await page.kdtf.run(one));
+  for (const one of cases) {
+    const text = typeof one === "string";
+    const numbers = text ? page.kdtf.encode(one) : one;
+    answer.results.push(await page.kdtf.run(numbers));
+  }
   const wrong = page.kdtf.run({}).then(() => "", error => error.message);
   answer.refusal = await wrong;
   const canvas = page.document.querySelector("canvas");
@@ -109,7 +116,9 @@ def browse(tmp_path):
 
     def run(folder, cases):
         listed = [
-            {name: value.ravel().tolist() for name, value in case.items()}
+            case
+            if isinstance(case, str)
+            else {name: value.ravel().tolist() for name, value in case.items()}
             for case in cases
         ]
         (folder / "cases.json").write_text(json.dumps(listed))
@@ -209,6 +218,89 @@ def test_a_transformer_gives_the_same_in_the_browser(
     cases = [{k: v[i : i + 1] for k, v in data.items()} for i in range(5)]
     answer = browse(page.path, cases)
     check(path, page.path, answer, cases, tolerance=0.02)
+
+
+VOCABULARY = """
+[PAD] [UNK] [CLS] [SEP] [MASK] good bad ##s ##ness film the f ##il ##m caf é
+##é café strasse ss σ ος ##ς ##σ ı i ##i ' - ! 日 本 한국 ﬁ fi ##lm 1 ½ ⁄ 2 a b
+""".split()
+TEXTS = [
+    "The good film.",
+    "GOODNESS bads unknownword filmfilm",
+    "  tabs\tand\nlines\u00a0and\u3000wide\u200bspaces ",
+    "Café CAFÉ cafe\u0301 caf\u00e9s",
+    "Straße STRASSE ß ẞ",
+    "ΣΟΣ σος Σ ς",
+    "İ ı I i",
+    "it's good-bad!! [CLS] [MASK] $^`~|",
+    "日本film日 \U00020000 \uf900 한국",
+    "ﬁlm ½ ① ＡＢ ａｂ",
+    "so\u00adft a\ufeffb a\u200db",
+    "x" * 101,
+    "good" + "s" * 96 + " good" + "s" * 97,
+    "é" * 50 + " " + "é" * 51,
+    "good " * 30,
+    "",
+    "😀 good 👍🏽",
+]
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    import keras_nlp
+
+    return keras_nlp.models.BertTextClassifierPreprocessor(
+        keras_nlp.models.BertTokenizer(VOCABULARY, lowercase=True),
+        sequence_length=16,
+    )
+
+
+def test_a_page_splits_texts_as_keras_nlp_does(tmp_path, preprocessor):
+    source = pathlib.Path(kdtf.__file__).parent / "export/web/wordpiece.js"
+    shutil.copyfile(source, tmp_path / "wordpiece.mjs")
+    (tmp_path / "asked.json").write_text(json.dumps([VOCABULARY, TEXTS]))
+    (tmp_path / "main.mjs").write_text("""
+import fs from "node:fs";
+import {tokenizer} from "./wordpiece.mjs";
+const [vocabulary, texts] = JSON.parse(fs.readFileSync("asked.json"));
+console.log(JSON.stringify(texts.map(tokenizer(vocabulary, 16))));
+""")
+    done = subprocess.run(
+        ["node", "main.mjs"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for text, found in zip(TEXTS, json.loads(done.stdout), strict=True):
+        expected = preprocessor(text)
+        assert found["ids"] == np.asarray(expected["token_ids"]).tolist(), text
+        mask = np.asarray(expected["padding_mask"]).astype(int).tolist()
+        assert found["mask"] == mask, text
+        assert found["segments"] == [0] * 16
+
+
+def test_a_text_gives_the_same_in_the_browser(
+    tmp_path, runtime, browse, preprocessor
+):
+    import keras_nlp
+
+    backbone = keras_nlp.models.BertBackbone(
+        len(VOCABULARY), 1, 2, 8, 16, max_sequence_length=16
+    )
+    model = keras_nlp.models.BertTextClassifier(
+        backbone, 2, preprocessor=preprocessor
+    )
+    path = tmp_path / "bert.tflite"
+    said = kdtf.export.TextMetadata(labels=["no", "yes"])
+    data = preprocessor(TEXTS)
+    kdtf.export_tflite(model, path, metadata=said, verify_data=data)
+    page = kdtf.write_web_page(path, tmp_path / "page", runtime=runtime)
+    answer = browse(page.path, TEXTS)
+    cases = [
+        {k: np.asarray(v)[i : i + 1].astype("int32") for k, v in data.items()}
+        for i in range(len(TEXTS))
+    ]
+    check(path, page.path, answer, cases, tolerance=1e-5)
+    assert "text" not in answer["refusal"] and "takes 16" in answer["refusal"]
+    assert {"yes", "no"} < set(answer["shown"].split())
 
 
 def test_npm_fetches_the_runtime(tmp_path, rng):

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from kdtf.export import ExportError
+from kdtf.export import TextMetadata
 from kdtf.export import export_tflite
 from kdtf.export import write_web_page
 from kdtf.export.web import runtime as runtimes
+from kdtf.export.web.inputs import text_spec
+from kdtf.flatbuffer import TensorSpec
 
 
 @pytest.fixture
@@ -60,6 +63,7 @@ def test_the_folder_holds_all_it_needs(tmp_path, file, runtime):
         "litert/wasm/litert_wasm_internal.js",
         "litert/wasm/litert_wasm_internal.wasm",
         "model.tflite",
+        "wordpiece.js",
     ]
     assert (page.path / "model.tflite").read_bytes() == file.read_bytes()
     core = (page.path / "litert/core.js").read_text()
@@ -106,6 +110,7 @@ def test_the_page_knows_names_types_and_pictures(tmp_path, file, runtime):
         "labels": ["a", "</script>", "c", "d"],
         "mean": [1.0, 2.0, 3.0],
         "std": [127.5, 127.5, 127.5],
+        "text": None,
     }
     text = (page.path / "index.html").read_text()
     assert text.count("</script>") == 2
@@ -124,6 +129,37 @@ def test_what_the_file_says_of_itself_is_taken(tmp_path, runtime):
     spec = spec_in(write_web_page(path, tmp_path / "page", runtime=runtime))
     assert spec["labels"] == ["cat", "dog"]
     assert (spec["mean"], spec["std"]) == ([9.0] * 3, [3.0] * 3)
+
+
+def int32_specs(*names, shape=(1, 8)):
+    return [TensorSpec(name=n, dtype="int32", shape=shape) for n in names]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("token_ids", "segment_ids", "padding_mask"),
+        ("input_ids", "token_type_ids", "attention_mask"),
+        ("input_word_ids", "input_type_ids", "input_mask"),
+        ("ids", "segment_ids", "mask"),
+    ],
+)
+def test_a_text_becomes_the_three_inputs_of_a_bert(names):
+    tokens = ["[UNK]", "[CLS]", "[SEP]"]
+    spec = text_spec(TextMetadata(tokenizer=tokens), int32_specs(*names))
+    parts = dict(zip(("ids", "segments", "mask"), names, strict=True))
+    assert spec == {"vocabulary": tokens, "inputs": parts, "length": 8}
+
+
+def test_without_a_vocabulary_or_its_inputs_there_is_no_text():
+    names = ("token_ids", "segment_ids", "padding_mask")
+    said = TextMetadata(tokenizer=["[UNK]", "[CLS]", "[SEP]"])
+    assert text_spec(None, int32_specs(*names)) is None
+    assert text_spec(TextMetadata(), int32_specs(*names)) is None
+    assert text_spec(said, int32_specs("ids", "mask")) is None
+    assert text_spec(said, int32_specs("ids", "more", "mask")) is None
+    assert text_spec(said, int32_specs(*names, shape=(8,))) is None
+    assert text_spec(said, int32_specs(*names, shape=(1, 1))) is None
 
 
 def test_pixels_become_zero_to_one_by_default(tmp_path, file, runtime):

@@ -88,6 +88,18 @@ def test_few_bits_go_where_they_are_free():
             }
         ),
     )
+    assert found.mixed(max_bytes=800) == {"a": None, "b": None}
+    assert found.mixed(max_bytes=500) == {"a": "dynamic_int8", "b": None}
+    both = {"a": "dynamic_int8", "b": "dynamic_int8"}
+    assert found.mixed(max_bytes=499) == found.mixed(max_bytes=200) == both
+    assert found.mixed(max_bytes=150) == {"a": "int4", "b": "dynamic_int8"}
+    assert found.mixed(max_bytes=100) == {"a": "int4", "b": "int4"}
+    with pytest.raises(ValueError, match="max_bytes=99, and they take 100"):
+        found.mixed(max_bytes=99)
+    with pytest.raises(ValueError, match="One of `max_increase` and"):
+        found.mixed(0.1, max_bytes=100)
+    with pytest.raises(ValueError, match="One of `max_increase` and"):
+        found.mixed()
     assert found.mixed(0.0) == {"a": "dynamic_int8", "b": None}
     assert found.mixed(0.02) == {"a": "int4", "b": "dynamic_int8"}
     assert found.mixed(1.0) == {"a": "int4", "b": "int4"}

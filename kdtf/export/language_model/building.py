@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from kdtf.export import checks
@@ -15,6 +16,9 @@ from kdtf.export.language_model.tracing import CacheShape
 from kdtf.export.language_model.tracing import to_float_file
 from kdtf.export.language_model.verification import Written
 from kdtf.export.language_model.verification import written_by
+from kdtf.export.mixed import coarsest_mode
+from kdtf.export.mixed import mixed_kernels
+from kdtf.export.mixed import to_mixed
 from kdtf.export.plan import Plan
 from kdtf.export.precision import computing_in_float32
 from kdtf.export.quantizer import Dynamic
@@ -62,7 +66,7 @@ def build_language_model(
     caches: CacheShape,
     prefill_lengths: tuple[int, ...],
     *,
-    quantize: str | None,
+    quantize: str | Mapping[Any, str | None] | None,
     prompts: list[list[int]],
 ) -> Built:
     """Returns the converted model.
@@ -79,7 +83,7 @@ def build_language_model(
         ExportError: A step failed, or the file failed a check.
     """
     with deployed(model) as deployment:
-        plan = _plan(quantize, deployment)
+        plan = _plan(model, quantize, deployment)
         with computing_in_float32(model):
             written = written_by(model, prompts, max_length=caches.max_length)
             floats, kernels = to_float_file(model, caches, prefill_lengths)
@@ -99,14 +103,19 @@ def build_language_model(
     )
 
 
-def _plan(quantize: str | None, deployment: Deployment | None) -> Plan:
+def _plan(model: Any, quantize: Any, deployment: Deployment | None) -> Plan:
     if deployment is not None and deployment.quantize != quantize:
         raise ValueError(
             "`quantize` must be what the model was quantized for, which is "
             f"{deployment.quantize!r}. Received: quantize={quantize!r}. Say "
             "so, or call `kdtf.strip(model)` first."
         )
-    return Plan(target=TARGETS["android"], mode=quantize, deployment=deployment)
+    return Plan(
+        target=TARGETS["android"],
+        mode=coarsest_mode(quantize),
+        deployment=deployment,
+        kernels=mixed_kernels(model, quantize),
+    )
 
 
 def _stored(floats: bytes, plan: Plan) -> Dynamic:
@@ -114,13 +123,17 @@ def _stored(floats: bytes, plan: Plan) -> Dynamic:
         return Dynamic(content=floats)
     limits = MODES[plan.mode]
     is_free = plan.deployment is None
-    made = to_dynamic(
-        rewrite_embeddings(floats)[0],
-        # What a quantized model did not select, it does not squeeze.
-        num_bits=(limits.num_bits or 8) if is_free else 8,
-        block_size=limits.block_size if is_free else None,
-        grids=plan.grids,
-    )
+    rewritten = rewrite_embeddings(floats)[0]
+    if plan.kernels is not None:
+        made = to_mixed(rewritten, plan.kernels)
+    else:
+        made = to_dynamic(
+            rewritten,
+            # What a quantized model did not select, it does not squeeze.
+            num_bits=(limits.num_bits or 8) if is_free else 8,
+            block_size=limits.block_size if is_free else None,
+            grids=plan.grids,
+        )
     # Each signature has the zero points of each weight: all zeros.
     content = compact(made.content, drop_names=False)
     return dataclasses.replace(made, content=content)

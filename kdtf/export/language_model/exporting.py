@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from kdtf.export.language_model.tracing import cache_shape
 from kdtf.export.language_model.verification import check_limits
 from kdtf.export.language_model.verification import compare_file
 from kdtf.export.language_model.verification import run_engine
+from kdtf.export.mixed import coarsest_mode
 from kdtf.export.targets import MODES
 from kdtf.files import atomic_path
 
@@ -38,7 +40,7 @@ def export_language_model(
     model: Any,
     path: str | os.PathLike[str],
     *,
-    quantize: str | None = "int4",
+    quantize: str | Mapping[Any, str | None] | None = "int4",
     max_length: int = 512,
     prefill_lengths: Sequence[int] | None = None,
     tokenizer: str | os.PathLike[str] | None = "auto",
@@ -63,7 +65,11 @@ def export_language_model(
             (needs `pip install "kdtf[deploy]"`).
         quantize: "int4" (one scale for each output), "int4_block32",
             "int4_block64", "int4_block128", "int4_block256" (one for so many
-            weights: closer), "dynamic_int8" (closest), or None for float32.
+            weights: closer), "dynamic_int8" (closest), or None for float32;
+            or path patterns to these, as for `export_tflite`: `{"*embeddings":
+            "dynamic_int8", "*": "int4_block32"}`. Pretrained models mostly
+            need more than rounding for 4 bits: `kdtf.quantize` them so with
+            method="gptq", and export with "dynamic_int8", the widest of it.
             Defaults to "int4".
         max_length: Tokens of prompt and answer together. Defaults to 512.
         prefill_lengths: How many tokens of a prompt one call may take; the
@@ -187,8 +193,8 @@ def _lengths(
     return lengths
 
 
-def _check_arguments(model: Any, quantize: str | None, max_length: int) -> None:
-    if quantize not in QUANTIZE:
+def _check_arguments(model: Any, quantize: Any, max_length: int) -> None:
+    if coarsest_mode(quantize) not in QUANTIZE:
         raise ValueError(
             f"`quantize` must be one of {list(QUANTIZE)}. Received: "
             f"quantize={quantize!r}."

@@ -179,11 +179,13 @@ def check_limits(comparison: Comparison, limits: Mode) -> tuple[str, ...]:
         raise ExportError(
             "The file must compute what the Keras model computes, to "
             f"{limits.min_sqnr_db:g} dB. Received: {text}. Choose a finer "
-            "`quantize`, such as 'int4_block32' or 'dynamic_int8', or quantize "
-            "the model first with `kdtf.quantize`. Nothing was written."
+            "`quantize`, such as 'int4_block32' or 'dynamic_int8', or have "
+            "errors made up for: `kdtf.quantize(model, {'*embeddings': "
+            "'dynamic_int8', '*': 'int4_block32'}, data, method='gptq')`, "
+            "then quantize='dynamic_int8'. Nothing was written."
         )
     if comparison.sqnr_db < limits.good_sqnr_db:
-        return (f"{text}: expect other texts than Keras's",)
+        return (f"{text}: its texts will differ from Keras's here and there",)
     return ()
 
 

@@ -17,6 +17,9 @@ from kdtf.console import format_bytes
 from kdtf.export.metadata import ImageMetadata
 from kdtf.export.metadata import TextMetadata
 from kdtf.export.metadata import read_metadata
+from kdtf.export.web.inputs import facts
+from kdtf.export.web.inputs import input_spec
+from kdtf.export.web.inputs import text_spec
 from kdtf.export.web.runtime import NPM
 from kdtf.export.web.runtime import copy_runtime
 from kdtf.export.web.runtime import find_runtime
@@ -27,14 +30,14 @@ from kdtf.flatbuffer import Signature
 from kdtf.flatbuffer import TensorSpec
 from kdtf.flatbuffer import describe
 
-__all__ = ["WebPage", "write_web_page"]
+__all__ = ["WebPage", "check_page", "write_web_page"]
 
-NAMES = frozenset({"index.html", "model.tflite", "litert"})
+_TOKENIZER = "wordpiece.js"
+NAMES = frozenset({"index.html", "model.tflite", "litert", _TOKENIZER})
 # What LiteRT.js has arrays for.
 _DTYPES = ("float32", "int32", "uint8")
 # Pixels in [0, 255] become [0, 1] if nobody says how the model was trained.
 _MEAN, _STD = 0.0, 255.0
-_SMALLEST_PICTURE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,13 @@ def write_web_page(
 
     The page holds the model and LiteRT.js, and needs nothing from other
     servers. It has a field to draw or load a picture for inputs that look
-    like one, numbers for others, and the outputs as bars or numbers; scripts
-    call `await kdtf.run({name: numbers})`. It must come from a web server:
-    browsers load no WebAssembly from `file:`. It is written beside
-    `directory` first and then takes its place. No browser is started here.
+    like one, a field for text if the file has a BERT vocabulary
+    (`TextMetadata`; it is split as keras-nlp's `BertTokenizer` with
+    `lowercase=True` does), numbers for others, and the outputs as bars or
+    numbers; scripts call `await kdtf.run({name: numbers})`. It must come from
+    a web server: browsers load no WebAssembly from `file:`. It is written
+    beside `directory` first and then takes its place. No browser is started
+    here.
 
     Args:
         path: The file; inputs and outputs of float32, int32 or uint8 and
@@ -119,16 +125,21 @@ def write_web_page(
     if 0 in stds:
         raise ValueError(f"`std` must not be 0. Received: std={std}.")
     model = {
-        "inputs": [_input(spec) for spec in signature.inputs],
-        "outputs": [_facts(spec) for spec in signature.outputs],
+        "inputs": [input_spec(spec) for spec in signature.inputs],
+        "outputs": [facts(spec) for spec in signature.outputs],
         "labels": _checked_labels(labels, signature.outputs),
+        "text": text_spec(known, signature.inputs),
         "mean": means,
         "std": stds,
     }
-    with whole_folder(directory, NAMES) as staging:
-        with _modules(runtime) as modules:
-            version = copy_runtime(modules, staging / "litert")
+    with (
+        _modules(runtime) as modules,
+        whole_folder(directory, NAMES) as staging,
+    ):
+        version = copy_runtime(modules, staging / "litert")
         shutil.copyfile(path, staging / "model.tflite")
+        script = pathlib.Path(__file__).with_name(_TOKENIZER)
+        shutil.copyfile(script, staging / _TOKENIZER)
         page = _render(
             title=title or pathlib.Path(path).stem,
             model=model,
@@ -143,6 +154,31 @@ def write_web_page(
         model_bytes=description.size_bytes,
         runtime_version=version,
     )
+
+
+def check_page(
+    directory: str | os.PathLike[str],
+    runtime: str | os.PathLike[str] | None = None,
+) -> None:
+    """Refuses what `write_web_page` could not write to, or not find.
+
+    For those who have long work to do before they call it.
+
+    Args:
+        directory: As for `write_web_page`.
+        runtime: Likewise.
+
+    Raises:
+        ValueError: `directory` holds other files, or LiteRT.js is not found.
+    """
+    with contextlib.suppress(_OnlyTried), whole_folder(directory, NAMES):
+        raise _OnlyTried
+    if runtime != NPM:
+        find_runtime(runtime)
+
+
+class _OnlyTried(Exception):
+    """Leaves a folder as it was: that it could be begun is all one asked."""
 
 
 def _signature(description: FileDescription, path: str) -> Signature:
@@ -162,21 +198,6 @@ def _signature(description: FileDescription, path: str) -> Signature:
                 "target='android'."
             )
     return signature
-
-
-def _input(spec: TensorSpec) -> dict[str, Any]:
-    shape = spec.shape
-    is_picture = (
-        len(shape) == 4
-        and spec.dtype != "int32"
-        and shape[3] in (1, 3)
-        and min(shape[1] or 0, shape[2] or 0) >= _SMALLEST_PICTURE
-    )
-    return {**_facts(spec), "kind": "picture" if is_picture else "numbers"}
-
-
-def _facts(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
 
 
 def _checked_labels(
