@@ -110,7 +110,8 @@ def run(args: argparse.Namespace) -> None:
     if args.worker:
         return
     if args.html:
-        print(f"wrote {found.to_html(args.html, validation)}")
+        page = found.to_html(args.html, validation, model=model)
+        print(f"wrote {page}")
     print(found.path)
 
 

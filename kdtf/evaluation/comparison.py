@@ -127,6 +127,7 @@ class Comparison:
         *,
         title: str = "Model comparison",
         notes: Mapping[str, str] | None = None,
+        pictures: Mapping[str, Any] | None = None,
         try_it: Mapping[str, str | os.PathLike[str]] | None = None,
         runtime: str | os.PathLike[str] | None = None,
     ) -> pathlib.Path:
@@ -143,6 +144,8 @@ class Comparison:
             title: The page's heading.
             notes: More sections, heading to plain text: what each model
                 wrote, how it was trained.
+            pictures: More of them, heading to what has a `to_svg` method,
+                such as a `Sensitivity` or a `ShrinkPlan`.
             try_it: The `.tflite` files of rows that can be tried, by the
                 row's name; see `kdtf.write_web_page` for what they may be.
             runtime: As for `kdtf.write_web_page`: where LiteRT.js is.
@@ -158,7 +161,13 @@ class Comparison:
         from kdtf.evaluation.report import write_trials
 
         links = write_trials(self, path, try_it or {}, runtime=runtime)
-        page = render_report(self, title=title, notes=notes or {}, links=links)
+        page = render_report(
+            self,
+            title=title,
+            notes=notes or {},
+            pictures=pictures or {},
+            links=links,
+        )
         with atomic_path(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
         return pathlib.Path(path)

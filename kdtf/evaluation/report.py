@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from typing import Any
 
 import jinja2
 import markupsafe
@@ -38,6 +39,7 @@ def render_report(
     *,
     title: str,
     notes: Mapping[str, str],
+    pictures: Mapping[str, Any] | None = None,
     links: Mapping[str, str] | None = None,
 ) -> str:
     """Gives the page's HTML.
@@ -46,6 +48,7 @@ def render_report(
         comparison: What was measured.
         title: The heading.
         notes: Further sections, heading to plain text.
+        pictures: Further ones, heading to what has a `to_svg` method.
         links: Where rows can be tried, by name.
     """
     environment = jinja2.Environment(
@@ -61,7 +64,7 @@ def render_report(
         rows=comparison.rows,
         columns=make_columns(comparison.rows, comparison.directions),
         missing=MISSING,
-        figures=make_figures(comparison),
+        figures=[*make_figures(comparison), *_drawn(pictures or {})],
         notes=notes,
         links=links or {},
         caption=caption_of(comparison),
@@ -152,6 +155,18 @@ def make_figures(comparison: "Comparison") -> list[dict[str, str]]:
     return [
         _figure("Quality and size", rows, _SIZE, sizes, quality),
         _figure("Quality and latency", rows, _LATENCY, latencies, quality),
+    ]
+
+
+def _drawn(pictures: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Returns what draws itself, as `make_figures` does."""
+    return [
+        {
+            "title": title,
+            "svg": markupsafe.Markup(picture.to_svg()),
+            "caption": "",
+        }
+        for title, picture in pictures.items()
     ]
 
 

@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import rich.console
+import rich.table
 import rich.text
 
 from kdtf.console import format_bytes
@@ -15,6 +16,7 @@ from kdtf.console import table
 from kdtf.console import to_html
 from kdtf.evaluation import compare
 from kdtf.evaluation.metrics import metric_name
+from kdtf.quantization import sensitivity
 from kdtf.recipes.compression.budget import Budget
 from kdtf.recipes.compression.candidate import Candidate
 from kdtf.recipes.compression.candidate import pareto
@@ -81,13 +83,17 @@ class Compression:
     def _repr_html_(self) -> str:
         return to_html(str(self))
 
-    def to_html(self, path: str | os.PathLike[str], data: Any) -> pathlib.Path:
+    def to_html(
+        self, path: str | os.PathLike[str], data: Any, *, model: Any = None
+    ) -> pathlib.Path:
         """Writes one page: the original beside the best files, and why.
 
         Args:
             path: Where to; folders are made.
             data: Labelled data to compare on, best such as no choice was
                 made by.
+            model: The model as it was: adds what few bits cost each of its
+                kernels, measured on `data`.
 
         Returns:
             The path.
@@ -98,15 +104,24 @@ class Compression:
             data,
             metrics=[self.metric],
         )
+        pictures = {}
+        if model is not None:
+            scheme = "dynamic_int8" if self.target == "iot" else "int4"
+            pictures[f"What {scheme} costs each kernel, alone"] = sensitivity(
+                model, data, [scheme], verbose=0
+            )
         return comparison.to_html(
             path,
             title=f"Compressed for {self.target}: {self.budget}",
             notes={
                 "What was chosen, and why": "\n".join(self.why),
-                "All that was tried": str(self),
+                "All that was tried": plain_text(
+                    lambda console: console.print(_table(self)), width=160
+                ),
                 "How each file was made": _lineages(self.candidates),
                 "How to make them again": self.call,
             },
+            pictures=pictures,
         )
 
 
@@ -122,6 +137,12 @@ def _lineages(candidates: tuple[Candidate, ...]) -> str:
 
 
 def _render(found: Compression, console: rich.console.Console) -> None:
+    console.print(_table(found))
+    for sentence in found.why:
+        console.print(rich.text.Text(sentence), soft_wrap=True)
+
+
+def _table(found: Compression) -> rich.table.Table:
     rows = []
     front = found.pareto
     for one in (found.original, *found.candidates):
@@ -138,9 +159,7 @@ def _render(found: Compression, console: rich.console.Console) -> None:
     metric = metric_name(found.metric)
     columns = ("", "", "Stage", "Size", "ms", metric, "Worse by", "s", "")
     numbers = {"Size", "ms", metric, "Worse by", "s"}
-    console.print(table(columns, rows, numbers=numbers))
-    for sentence in found.why:
-        console.print(rich.text.Text(sentence), soft_wrap=True)
+    return table(columns, rows, numbers=numbers)
 
 
 def _numbers(one: Candidate) -> tuple[str, ...]:

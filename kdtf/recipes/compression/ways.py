@@ -82,7 +82,7 @@ class Way:
             found["prune"] = {"sparsity": self.sparsity, **teaching}
         if self.scheme:
             found["quantize_aware"] = {"scheme": self.scheme, **teaching}
-        found["export"] = {"quantize": self.quantize}
+        found["export"] = {"quantize": self.mode}
         return found
 
     @property

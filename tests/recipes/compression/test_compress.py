@@ -99,10 +99,17 @@ def test_it_says_why(shrunk):
     assert "shrunk to" in row and row.endswith("fits")
 
 
-def test_the_page_holds_lineage_and_reasons(shrunk, data, tmp_path):
-    page = shrunk.to_html(tmp_path / "page.html", data[1]).read_text()
-    assert "Chosen: shrunk to" in page
-    assert "original -&gt; shrink" in page or "original -> shrink" in page
+def test_the_page_holds_lineage_reasons_and_pictures(
+    shrunk, model, data, tmp_path
+):
+    page = shrunk.to_html(tmp_path / "page.html", data[1], model=model)
+    text = page.read_text()
+    assert "Chosen: shrunk to" in text
+    assert "original -&gt; shrink {" in text
+    assert "kdtf.compress(model, train, validation, max_size=8000," in text
+    assert "What int4 costs each kernel, alone" in text
+    # Quality against size and latency, and the kernels.
+    assert text.count("<svg") == 3
 
 
 def test_a_second_run_trains_nothing(shrunk, model, data, monkeypatch):
