@@ -103,6 +103,7 @@ def check_zeros(model, sparsity):
 LONG = {"search", "run", "compress", "reference"}
 
 
+@pytest.mark.slow
 def test_commands_run(files, capsys):
     from kdtf.cli import main
     from kdtf.cli import make_parser

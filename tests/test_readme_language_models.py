@@ -39,6 +39,7 @@ def namespace(rng):
     return namespace
 
 
+@pytest.mark.slow
 def test_python_blocks_run(namespace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stripped = False

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import kdtf
 
+pytestmark = pytest.mark.slow
+
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 CLASSES, TIME = 6, 5
 

@@ -11,6 +11,8 @@ from kdtf.distillation.generations import assistant_chain
 from kdtf.distillation.generations import born_again
 from kdtf.distillation.generations import mutual
 
+pytestmark = pytest.mark.slow
+
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 
 

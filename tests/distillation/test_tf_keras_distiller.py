@@ -8,6 +8,8 @@ import tf_keras
 import kdtf
 from kdtf.distillation.tf_keras_distiller import TfKerasDistiller
 
+pytestmark = pytest.mark.slow
+
 SparseCE = tf_keras.losses.SparseCategoricalCrossentropy
 
 

@@ -11,6 +11,8 @@ from kdtf.export import export_tflite
 from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
 
+pytestmark = pytest.mark.slow
+
 layers = keras.layers
 
 

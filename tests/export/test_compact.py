@@ -11,6 +11,8 @@ from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
 from kdtf.litert import Runner
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def exported(tmp_path, rng):

@@ -16,6 +16,8 @@ from kdtf.flatbuffer import describe
 from kdtf.flatbuffer import read_model
 from kdtf.transforms.deployment import Deployment
 
+pytestmark = pytest.mark.slow
+
 
 class Ranged(keras.layers.Layer):
     """Simulates int8 activations within a range."""

@@ -7,6 +7,8 @@ import pytest
 from kdtf.export import export_tflite
 from kdtf.flatbuffer import describe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "quantize, num_bytes", [("int4", 1024), ("int4_block32", 1024)]

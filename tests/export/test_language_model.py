@@ -21,6 +21,8 @@ from kdtf.export.targets import TARGETS
 from kdtf.flatbuffer import describe
 from kdtf.litert import Runner
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 24
 CHUNK = 4
 PROMPT = "the cat sat on the mat"

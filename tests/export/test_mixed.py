@@ -13,6 +13,8 @@ from kdtf.export.weights import weights_of
 from kdtf.flatbuffer import dtype_name
 from kdtf.flatbuffer import read_model
 
+pytestmark = pytest.mark.slow
+
 RULES = {"first": "int4_block32", "head/kernel": None, "*": "dynamic_int8"}
 
 

@@ -16,6 +16,8 @@ from kdtf.flatbuffer import read_model
 from kdtf.litert import Runner
 from kdtf.transforms.deployment import KernelGrid
 
+pytestmark = pytest.mark.slow
+
 
 def float_file(model):
     interface = interface_of(model, None).fixed(None)

@@ -8,6 +8,8 @@ import tf_keras
 from kdtf.export import export_tflite
 from kdtf.litert import Runner
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def series(rng):

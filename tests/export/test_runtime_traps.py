@@ -18,6 +18,8 @@ from kdtf.export import worker
 from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
 
+pytestmark = pytest.mark.slow
+
 
 def without_weights(whole):
     """Gives a conversion whose file no runtime can prepare."""

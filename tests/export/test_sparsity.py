@@ -17,6 +17,8 @@ from kdtf.flatbuffer import read_model
 from kdtf.litert import Runner
 from kdtf.litert import describe
 
+pytestmark = pytest.mark.slow
+
 
 def prune_blocks(kernel, block, *, keep, rng):
     """Zeroes whole blocks along the inputs of a kernel `(inputs, outputs)`."""

@@ -12,7 +12,7 @@ from kdtf.pruning.tfmot_models import check_supported
 from kdtf.pruning.tfmot_models import prune
 from kdtf.transforms import tfmot_models
 
-pytestmark = pytest.mark.tfmot
+pytestmark = [pytest.mark.slow, pytest.mark.tfmot]
 
 RAMP = schedules.PolynomialSchedule(
     initial=0.25, final=0.75, begin_step=1, end_step=7

@@ -15,7 +15,7 @@ from kdtf.transforms.tfmot_models import check_plain
 from kdtf.transforms.tfmot_models import has_quantize_wrappers
 from kdtf.transforms.tfmot_models import strip
 
-pytestmark = pytest.mark.tfmot
+pytestmark = [pytest.mark.slow, pytest.mark.tfmot]
 
 
 def sequential(shape, *rest):

@@ -126,6 +126,7 @@ def model():
     return found
 
 
+@pytest.mark.slow
 def test_what_fits_comes_first_and_the_cheaper_first(model, data, monkeypatch):
     # The doctest measures it.
     rates = Roofline(macs_per_ms=1e6, bytes_per_ms=1e7, ms_per_operator=1e-4)

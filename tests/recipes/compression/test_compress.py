@@ -70,6 +70,7 @@ def test_the_cheapest_stage_that_fits_is_the_last(model, data, tmp_path):
     assert LOSS is model.loss
 
 
+@pytest.mark.slow
 def test_a_tight_budget_is_met_by_a_smaller_network(shrunk, data):
     assert shrunk.is_met
     assert shrunk.chosen.stage == "shrunk"
@@ -91,6 +92,7 @@ def test_a_tight_budget_is_met_by_a_smaller_network(shrunk, data):
     assert shrunk.chosen.quality_loss == pytest.approx(original - accuracy)
 
 
+@pytest.mark.slow
 def test_it_says_why(shrunk):
     text = str(shrunk)
     assert "Chosen: shrunk to" in text
@@ -99,6 +101,7 @@ def test_it_says_why(shrunk):
     assert "shrunk to" in row and row.endswith("fits")
 
 
+@pytest.mark.slow
 def test_the_page_holds_lineage_reasons_and_pictures(
     shrunk, model, data, tmp_path
 ):
@@ -112,6 +115,7 @@ def test_the_page_holds_lineage_reasons_and_pictures(
     assert text.count("<svg") == 3
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing(shrunk, model, data, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("trained again")
@@ -184,6 +188,7 @@ def test_no_budget_is_met_by_what_diverges(model, data, tmp_path):
     assert not any(path.is_dir() for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_does_not_exist_is_said(model, data, tmp_path):
     found = compress(model, *data, max_size=500, out=tmp_path, verbose=0)
     assert not found.is_met
@@ -207,6 +212,7 @@ def test_when_the_time_is_up_nothing_is_begun(model, data, tmp_path):
         _ = found.path
 
 
+@pytest.mark.slow
 def test_a_regression_is_trained_by_its_labels(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 4)).astype("float32")
@@ -262,6 +268,7 @@ def test_bad_models_are_refused_at_once(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_another_process_makes_is_waited_for(
     model, data, tmp_path, monkeypatch
 ):
