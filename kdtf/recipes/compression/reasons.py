@@ -34,7 +34,9 @@ def choose(
     """Returns the candidate to take, and the sentence that says why."""
     one = closest(candidates, budget)
     if one is None:
-        return None, f"Not reachable: {budget}. Nothing that was tried worked."
+        failed = [f"{c.name}: {c.reason}" for c in candidates]
+        first = " ".join(failed[0].split()) if failed else "nothing was tried"
+        return None, f"Not reachable: {budget}. There is no file: {first}"
     costs = f"{one.size_bytes:,.0f} bytes, {one.latency_ms:.3g} ms, "
     costs += f"{one.quality:.4f}"
     if budget.misses(one):

@@ -13,12 +13,13 @@ from kdtf.recipes.compression.reasons import closest
 from kdtf.recipes.compression.reasons import explain
 
 
-def made(name, size, loss, latency=1.0, status="complete"):
+def made(name, size, loss, latency=1.0, status="complete", reason=""):
     return Candidate(
         name=name,
         stage="shrunk",
         settings={"export": {"quantize": None}},
         status=status,
+        reason=reason,
         size_bytes=size,
         latency_ms=latency,
         quality=1.0 - loss,
@@ -30,7 +31,7 @@ TRIED = (
     made("large", 90.0, 0.0),
     made("medium", 50.0, 0.01),
     made("small", 20.0, 0.3),
-    made("broken", math.nan, math.nan, status="failed"),
+    made("broken", math.nan, math.nan, status="failed", reason="no\n kernel"),
 )
 
 
@@ -62,7 +63,7 @@ def test_words_for_what_fits_and_what_does_not():
     assert misses.endswith("20 B of 10 B.")
     nothing, none = choose(TRIED[3:], Budget(max_size=10))
     assert nothing is None
-    assert none.endswith("Nothing that was tried worked.")
+    assert none.endswith("at most 10 B. There is no file: broken: no kernel")
 
 
 def test_stages_say_how_far_they_got():
