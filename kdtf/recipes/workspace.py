@@ -13,7 +13,7 @@ import rich.console
 
 from kdtf.files import atomic_path
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "digest_of", "plain"]
 
 _MANIFEST = "stages.json"
 
@@ -87,10 +87,10 @@ class Workspace:
         entry = self._manifest.get(path.name)
         if entry is None or not path.exists():
             return False
-        if entry["settings"] != _plain(settings):
+        if entry["settings"] != plain(settings):
             self.console.print(f"{path}: other settings now, made again")
             return False
-        if entry["sha256"] != _digest(path):
+        if entry["sha256"] != digest_of(path):
             self.console.print(
                 f"[red]{path} is not as it was written (its checksum "
                 "differs); made again[/red]"
@@ -100,8 +100,8 @@ class Workspace:
 
     def _record(self, path: pathlib.Path, settings: dict[str, Any]) -> None:
         self._manifest[path.name] = {
-            "settings": _plain(settings),
-            "sha256": _digest(path),
+            "settings": plain(settings),
+            "sha256": digest_of(path),
         }
         with atomic_path(self.folder / _MANIFEST) as temporary:
             temporary.write_text(json.dumps(self._manifest, indent=1))
@@ -126,10 +126,11 @@ def _load(path: pathlib.Path) -> Any:
         return keras.saving.load_model(path, compile=False)
 
 
-def _plain(settings: dict[str, Any]) -> Any:
+def plain(settings: Any) -> Any:
     """Returns settings as JSON gives them back: tuples as lists."""
     return json.loads(json.dumps(settings))
 
 
-def _digest(path: pathlib.Path) -> str:
+def digest_of(path: pathlib.Path) -> str:
+    """Returns the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

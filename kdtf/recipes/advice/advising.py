@@ -169,11 +169,11 @@ def _dearer(
     made = [one for one in tried if one.is_complete]
     by_mode = {one.name: one for one in made}
     scheme = kind.trained_schemes[-1]
-    base = by_mode.get(scheme.removesuffix("_iot"))
+    base = by_mode.get(ways.mode_of(scheme))
     if base is not None:
         yield _trained(scheme, base, budget, worst)
     yield _zeros(kind)
-    small = by_mode.get(kind.small_scheme.removesuffix("_iot")) or original
+    small = by_mode.get(ways.mode_of(kind.small_scheme)) or original
     yield from _smaller(kind, budget, small, bound)
 
 

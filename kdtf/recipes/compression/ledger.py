@@ -9,6 +9,8 @@ from typing import Any
 from kdtf.files import atomic_path
 from kdtf.recipes.compression.candidate import Candidate
 from kdtf.recipes.compression.claims import Claims
+from kdtf.recipes.workspace import digest_of
+from kdtf.recipes.workspace import plain
 
 __all__ = ["Ledger"]
 
@@ -44,8 +46,8 @@ class Ledger:
         """Returns the candidate with these settings if its file is whole."""
         for entry in self._read():
             found = Candidate.from_dict(entry["candidate"])
-            is_same = found.settings == _plain(settings)
-            if is_same and entry["setting"] == _plain(self._setting):
+            is_same = found.settings == plain(settings)
+            if is_same and entry["setting"] == plain(self._setting):
                 is_whole = self._digest(found) == entry["sha256"]
                 return found if is_whole else None
         return None
@@ -53,7 +55,7 @@ class Ledger:
     def add(self, candidate: Candidate) -> None:
         """Writes down a candidate, in place of one with the same settings."""
         added = {
-            "setting": _plain(self._setting),
+            "setting": plain(self._setting),
             "candidate": candidate.to_dict(),
             "sha256": self._digest(candidate),
         }
@@ -62,7 +64,7 @@ class Ledger:
                 entry
                 for entry in self._read()
                 if entry["setting"] != added["setting"]
-                or entry["candidate"]["settings"] != _plain(candidate.settings)
+                or entry["candidate"]["settings"] != plain(candidate.settings)
             ]
             with atomic_path(self._path) as temporary:
                 temporary.write_text(json.dumps([*others, added], indent=1))
@@ -72,7 +74,7 @@ class Ledger:
         path = self._path.parent / candidate.file
         if not candidate.is_complete or not path.is_file():
             return ""
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return digest_of(path)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._path.exists():
@@ -89,8 +91,3 @@ class Ledger:
 def _key(settings: Any) -> str:
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _plain(settings: Any) -> Any:
-    """Returns settings as JSON gives them back: tuples as lists."""
-    return json.loads(json.dumps(settings))

@@ -17,6 +17,7 @@ from kdtf.recipes.compression.making import Maker
 from kdtf.recipes.compression.teaching import TimeIsUp
 from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
+from kdtf.recipes.compression.ways import mode_of
 from kdtf.recipes.compression.ways import shrunk
 from kdtf.search import Infeasible
 from kdtf.search import search
@@ -73,7 +74,7 @@ def _target(
     kind: Kind, budget: Budget, tried: Sequence[Candidate]
 ) -> Target | None:
     """Returns what must go, from what the same mode costs unshrunk."""
-    mode = kind.small_scheme.removesuffix("_iot")
+    mode = mode_of(kind.small_scheme)
     known = [
         one
         for one in tried

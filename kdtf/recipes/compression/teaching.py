@@ -1,6 +1,7 @@
 """Trains what a pipeline changed: by the original, or by the labels alone."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import shutil
@@ -52,7 +53,7 @@ class Teaching:
     deadline: float = math.inf
     verbose: Any = "auto"
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Batches in an epoch."""
         if is_dataset(self.train):

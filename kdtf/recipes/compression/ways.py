@@ -16,6 +16,7 @@ __all__ = [
     "STAGES",
     "Kind",
     "Way",
+    "mode_of",
     "post_training",
     "pruned",
     "quantization_aware",
@@ -32,6 +33,16 @@ STAGES = {
 # From here on a kind of layer decides.
 _MOSTLY = 0.5
 _MOST_EPOCHS = 10
+
+
+def mode_of(scheme: str) -> str:
+    """Returns the mode of the file of a model trained for a scheme.
+
+    Example:
+        >>> mode_of("int8_iot")
+        'int8'
+    """
+    return scheme.removesuffix("_iot")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +107,7 @@ class Way:
     @property
     def mode(self) -> str | None:
         """The file's mode, whether it was trained for it or not."""
-        return (
-            self.scheme.removesuffix("_iot") if self.scheme else self.quantize
-        )
+        return mode_of(self.scheme) if self.scheme else self.quantize
 
     @property
     def trains(self) -> bool:
