@@ -13,7 +13,7 @@ import rich.console
 
 from kdtf.files import atomic_path
 
-__all__ = ["Workspace", "digest_of", "plain"]
+__all__ = ["Workspace", "digest_of", "key_of", "plain"]
 
 _MANIFEST = "stages.json"
 
@@ -134,3 +134,14 @@ def plain(settings: Any) -> Any:
 def digest_of(path: pathlib.Path) -> str:
     """Returns the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def key_of(settings: Any) -> str:
+    """Returns a short name that only these settings have, plain data.
+
+    Example:
+        >>> key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

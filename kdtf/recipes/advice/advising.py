@@ -17,7 +17,7 @@ from kdtf.recipes.advice.roofline import Roofline
 from kdtf.recipes.compression import ways
 from kdtf.recipes.compression.budget import Budget
 from kdtf.recipes.compression.candidate import Candidate
-from kdtf.recipes.compression.compressing import check
+from kdtf.recipes.compression.checks import check
 from kdtf.recipes.compression.making import Maker
 from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.ways import Kind

@@ -16,12 +16,13 @@ from kdtf._version import __version__
 from kdtf.batches import is_dataset
 from kdtf.distillation.cache.fingerprints import of_arrays
 from kdtf.distillation.cache.fingerprints import of_model
-from kdtf.evaluation.metrics import check_metrics
 from kdtf.evaluation.metrics import metric_name
 from kdtf.recipes.compression import stages
 from kdtf.recipes.compression import ways
 from kdtf.recipes.compression.budget import Budget
 from kdtf.recipes.compression.candidate import Candidate
+from kdtf.recipes.compression.checks import check
+from kdtf.recipes.compression.checks import check_numbers
 from kdtf.recipes.compression.ledger import Ledger
 from kdtf.recipes.compression.making import Maker
 from kdtf.recipes.compression.reasons import choose
@@ -33,11 +34,9 @@ from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.workspace import Workspace
 from kdtf.search.quiet_logs import quiet_retracing
-from kdtf.transforms.selection import check_built
 
-__all__ = ["check", "compress"]
+__all__ = ["compress"]
 
-_TARGETS = ("android", "iot")
 # How often to look whether another process is done.
 _POLL_SECONDS = 1.0
 
@@ -140,7 +139,7 @@ def compress(
         max_quality_loss=max_quality_loss,
     )
     loss = check(model, target, metric, loss)
-    _check_numbers(epochs, batch_size, learning_rate, time_budget)
+    check_numbers(epochs, batch_size, learning_rate, time_budget)
     console = rich.console.Console(quiet=not verbose)
     workspace = Workspace(pathlib.Path(out), console=console)
     setting = {
@@ -347,55 +346,6 @@ def _call(budget: Budget, setting: dict[str, Any], out: Any) -> str:
         f"kdtf {setting['kdtf']}, model {setting['model'][:12]}, training data "
         f"{setting['train'][:12]}"
     )
-
-
-def check(model: Any, target: str, metric: Any, loss: Any) -> Any:
-    """Refuses what cannot work, before anything does; returns the loss.
-
-    Raises:
-        TypeError: `model` is no Keras 3 model, or `metric` no metric.
-        ValueError: It is not built, or an argument is unknown or missing.
-    """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a `keras.Model` of Keras 3. Received: "
-            f"type={type(model).__module__}.{type(model).__qualname__}."
-        )
-    check_built(model, "compress")
-    if target not in _TARGETS:
-        raise ValueError(
-            f"`target` must be one of {list(_TARGETS)}. Received: "
-            f"target={target!r}."
-        )
-    check_metrics([metric])
-    loss = getattr(model, "loss", None) if loss is None else loss
-    if loss is None or isinstance(loss, dict | list | tuple):
-        raise ValueError(
-            "`loss` must be the one loss of the model's one output. Received: "
-            f"loss={loss!r}. Give `loss`, or compile the model with it."
-        )
-    return loss
-
-
-def _check_numbers(
-    epochs: int, batch_size: int, learning_rate: float, time_budget: Any
-) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f"`{name}` must be a whole number of at least 1. Received: "
-                f"{name}={value!r}."
-            )
-    if not learning_rate > 0:
-        raise ValueError(
-            "`learning_rate` must be above 0. Received: "
-            f"learning_rate={learning_rate!r}."
-        )
-    if time_budget is not None and not time_budget > 0:
-        raise ValueError(
-            "`time_budget` must be a number of seconds above 0. Received: "
-            f"time_budget={time_budget!r}."
-        )
 
 
 def _fingerprint(data: Any) -> str:

@@ -1,7 +1,6 @@
 """What was tried so far, so that a run that was killed goes on from there."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from kdtf.files import atomic_path
 from kdtf.recipes.compression.candidate import Candidate
 from kdtf.recipes.compression.claims import Claims
 from kdtf.recipes.workspace import digest_of
+from kdtf.recipes.workspace import key_of
 from kdtf.recipes.workspace import plain
 
 __all__ = ["Ledger"]
@@ -40,7 +40,7 @@ class Ledger:
         self, settings: dict[str, Any]
     ) -> contextlib.AbstractContextManager[bool]:
         """Claims what has these settings, unless another process makes it."""
-        return self._claims.take(_key([self._setting, settings]))
+        return self._claims.take(key_of([self._setting, settings]))
 
     def find(self, settings: dict[str, Any]) -> Candidate | None:
         """Returns the candidate with these settings if its file is whole."""
@@ -86,8 +86,3 @@ class Ledger:
                 f"{self._path} is damaged: it is not the JSON that was "
                 f"written. Received: {error}. Delete it to try all again."
             ) from error
-
-
-def _key(settings: Any) -> str:
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.teaching import TimeIsUp
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.workspace import Workspace
+from kdtf.recipes.workspace import key_of
 from kdtf.schedules import PolynomialSchedule
 from kdtf.search.objective import as_if_trained
 
@@ -168,7 +169,9 @@ class Maker:
             temperature=way.temperature,
             rate=rate,
             epochs=self.teaching.epochs * (way.epochs_factor if anew else 1),
-            backup=self.workspace.folder / f"{_file_name(way.name)}-{name}",
+            # Of these settings alone: a run with others must not go on there.
+            backup=self.workspace.folder
+            / f"{name}-{key_of([self.setting, way.steps])}",
         )
 
     def _export(self, model: Any, path: pathlib.Path, **options: Any) -> None:

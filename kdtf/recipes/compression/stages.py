@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.compression.ways import mode_of
 from kdtf.recipes.compression.ways import shrunk
+from kdtf.recipes.workspace import key_of
 from kdtf.search import Infeasible
 from kdtf.search import search
 
@@ -177,8 +176,7 @@ def searched(
         }
 
     # Other models and other spaces are other studies.
-    settings = json.dumps([maker.setting, space, around.by])
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    key = key_of([maker.setting, space, around.by])
     limits = {"bytes": budget.max_size, "latency_ms": budget.max_latency_ms}
     direction = metric_direction(maker.metric)
     with contextlib.suppress(TimeIsUp):
@@ -195,7 +193,7 @@ def searched(
                 limits={k: v for k, v in limits.items() if v is not None},
                 direction="max" if direction == "higher" else "min",
                 first=[first],
-                study=maker.workspace.folder / f"search-{digest}.log",
+                study=maker.workspace.folder / f"search-{key}.log",
                 seed=seed,
                 verbose=0,
             )
