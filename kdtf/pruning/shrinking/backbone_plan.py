@@ -1,6 +1,5 @@
 """Shrinking models of `keras_nlp`: all blocks alike, by their configuration."""
 
-import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -10,23 +9,22 @@ import numpy as np
 
 from kdtf.backbones import backbone_of
 from kdtf.backbones import spaced
-from kdtf.pruning.shrinking.backbone_removal import KEYS
 from kdtf.pruning.shrinking.backbone_removal import BackboneCosts
 from kdtf.pruning.shrinking.backbone_removal import BackboneRemoval
-from kdtf.pruning.shrinking.backbone_removal import Sized
 from kdtf.pruning.shrinking.balance import balanced
-from kdtf.pruning.shrinking.blocks import axes_of
 from kdtf.pruning.shrinking.blocks import block_influence
 from kdtf.pruning.shrinking.choosing import counts_allowed
-from kdtf.pruning.shrinking.importance import kernel_scores
+from kdtf.pruning.shrinking.norms import energies
 from kdtf.pruning.shrinking.plan import ShrinkPlan
 from kdtf.pruning.shrinking.plan import Width
+from kdtf.pruning.shrinking.sized import sized_parts
 
 __all__ = ["plan_backbone"]
 
 _NAMES = {
     "width": "feed-forward of each block",
     "heads": "key and value heads of each block",
+    "hidden": "channels between the blocks",
     "depth": "blocks",
 }
 
@@ -48,31 +46,44 @@ def plan_backbone(
     """
     backbone = backbone_of(model)
     num_blocks = len(backbone.transformer_layers)
-    sized = _sized(model, criterion, data, what)
+    held = _held(backbone, what)
+    sized = sized_parts(
+        model, criterion, data, [kind for kind in what if kind not in held]
+    )
     if not sized and "depth" not in what:
         raise ValueError(
             "`what` must name something that the model's configuration can "
             f"make smaller. Received: what={list(what)} for "
-            f"{type(backbone).__name__}, where heads go only if its "
-            "configuration has a `head_dim`. Use 'width' or 'depth'."
+            f"{type(backbone).__name__}: {held}. Use 'width' or 'depth'."
         )
-    ranked = None
+    ranked = ratios = None
     if "depth" in what and data is not None:
         ranked = np.argsort(-block_influence(model, data), kind="stable")
-    sizes = {part.kind: part.parts for part in sized}
+    for part in sized:
+        if part.is_channels and data is not None:
+            ratios = energies(model, part, data)
+    # What the parts of a kind are counted by: the first of them.
+    parts = {part.kind: part for part in reversed(sized)}
+    parts = {kind: parts[kind] for kind in _NAMES if kind in parts}
+    allowed = {
+        kind: counts_allowed(part.steps, "width", round_to)
+        if kind != "heads" and part.steps == part.parts
+        else np.arange(1, part.steps + 1)
+        for kind, part in parts.items()
+    }
     if "depth" in what:
-        sizes["depth"] = num_blocks
+        allowed["depth"] = np.arange(1, num_blocks + 1)
 
     def removal(counts: Sequence[int]) -> BackboneRemoval:
-        numbers = dict(zip(sizes, counts, strict=True))
-        number = numbers.get("depth", num_blocks)
+        steps = dict(zip(allowed, counts, strict=True))
+        number = steps.get("depth", num_blocks)
         blocks = (
             spaced(num_blocks, number)
             if ranked is None
             else sorted(ranked[:number].tolist())
         )
-        pairs = tuple((part, numbers[part.kind]) for part in sized)
-        return BackboneRemoval(blocks=blocks, sized=pairs)
+        pairs = tuple((part, part.number(steps[part.kind])) for part in sized)
+        return BackboneRemoval(blocks=blocks, sized=pairs, energies=ratios)
 
     costs = BackboneCosts(model)
 
@@ -81,26 +92,24 @@ def plan_backbone(
             return costs(by, removal(counts))
         return float(by(removal(counts).build(model)))
 
-    everything = tuple(sizes.values())
+    everything = tuple(int(counts[-1]) for counts in allowed.values())
     before = cost(everything)
-    kept = balanced(
-        [counts_allowed(size, kind, round_to) for kind, size in sizes.items()],
-        cost,
-        target=keep * before,
-    )
+    kept = balanced(list(allowed.values()), cost, target=keep * before)
     ends = removal(everything), removal(kept)
+
+    def width(kind: str, count: int) -> Width:
+        part = parts.get(kind)
+        return Width(
+            layers=(f"{backbone.name}: {_NAMES[kind]}",),
+            before=part.parts if part else num_blocks,
+            after=part.number(count) if part else count,
+            kind=kind,
+        )
+
     return ShrinkPlan(
         model=model,
-        widths=tuple(
-            Width(
-                layers=(f"{backbone.name}: {_NAMES[kind]}",),
-                before=size,
-                after=count,
-                kind=kind,
-            )
-            for (kind, size), count in zip(sizes.items(), kept, strict=True)
-        ),
-        held={},
+        widths=tuple(map(width, allowed, kept)),
+        held=held,
         parameters=(costs("parameters", ends[0]), costs("parameters", ends[1])),
         macs=(costs("macs", ends[0]), costs("macs", ends[1])),
         removal=ends[1],
@@ -109,42 +118,16 @@ def plan_backbone(
     )
 
 
-def _sized(
-    model: keras.Model, criterion: Any, data: Any, what: Sequence[str]
-) -> list[Sized]:
-    backbone = backbone_of(model)
+def _held(backbone: Any, what: Sequence[str]) -> dict[str, str]:
+    """Returns what of `what` cannot go, with the reason."""
     config = backbone.get_config()
-    scores = None
-    found = []
-    for kind, key in KEYS.items():
-        if kind not in what or not config.get(key):
-            continue
-        size = config[key]
-        changes = {key: 2 * size}
-        if kind == "heads":
-            if not config.get("head_dim"):
-                continue
-            changes["num_query_heads"] = 2 * config["num_query_heads"]
-        axes = axes_of(backbone, changes)
-        if scores is None:
-            scores = kernel_scores(model, criterion, data)
-        sized = Sized(kind=kind, size=size, axes=axes, order=np.zeros((0, 0)))
-        order = [
-            np.argsort(-_part_scores(block, sized, scores), kind="stable")
-            for block in backbone.transformer_layers
-        ]
-        found.append(dataclasses.replace(sized, order=np.stack(order)))
-    return found
-
-
-def _part_scores(
-    block: Any, sized: Sized, scores: dict[int, np.ndarray]
-) -> np.ndarray:
-    """Returns sqrt(sum of s^2) of what goes with each part of a block."""
-    totals = np.zeros(sized.parts)
-    for position, (axis, _) in sized.axes.items():
-        values = scores.get(id(block.weights[position]))
-        if values is not None:
-            rows = np.moveaxis(values**2, axis, 0)
-            totals += rows.reshape(sized.parts, -1).sum(1)
-    return np.sqrt(totals)
+    held = {}
+    if not config.get("head_dim"):
+        held["heads"] = (
+            "they go only with a `head_dim` in the configuration, or as part "
+            "of 'hidden'"
+        )
+    if config.get("query_head_dim_normalize") is False:
+        reason = "queries are scaled by the channels of a head"
+        held |= dict.fromkeys(("heads", "hidden"), reason)
+    return {kind: held[kind] for kind in what if kind in held}

@@ -10,35 +10,15 @@ import numpy as np
 
 from kdtf.backbones import backbone_of
 from kdtf.backbones import resized
+from kdtf.pruning.shrinking.blocks import Axes
+from kdtf.pruning.shrinking.blocks import outside_of
+from kdtf.pruning.shrinking.norms import fit_gain
+from kdtf.pruning.shrinking.norms import norms_of
+from kdtf.pruning.shrinking.norms import scale_gain
+from kdtf.pruning.shrinking.sized import Sized
 from kdtf.pruning.shrinking.tracing import itemsize_of
 
-__all__ = ["KEYS", "BackboneCosts", "BackboneRemoval", "Sized"]
-
-KEYS = {"width": "intermediate_dim", "heads": "num_key_value_heads"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Sized:
-    """Something that all blocks have alike: neurons, or groups of heads.
-
-    Attributes:
-        kind: "width" or "heads".
-        size: How many there are, as the configuration counts them.
-        axes: Weight's position in a block to the axis that follows, and its
-            size, a multiple or a part of `size`.
-        order: For each block its parts, the most important first,
-            `(blocks, parts)`.
-    """
-
-    kind: str
-    size: int
-    axes: dict[int, tuple[int, int]]
-    order: np.ndarray
-
-    @property
-    def parts(self) -> int:
-        """How many there really are: Gemma has half of what it says."""
-        return min([self.size, *(size for _, size in self.axes.values())])
+__all__ = ["BackboneCosts", "BackboneRemoval"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,55 +28,72 @@ class BackboneRemoval:
     Attributes:
         blocks: The numbers of the blocks that stay.
         sized: What else may go, with how many parts of it stay.
+        energies: Of the channels after each norm, as `norms.energies` gives
+            them, to fit the norms' gains by; None to leave those alone.
     """
 
     blocks: Sequence[int]
     sized: Sequence[tuple[Sized, int]]
+    energies: list[np.ndarray] | None = None
 
     def build(self, model: keras.Model) -> keras.Model:
         """Returns the smaller model, with the weights that stay."""
-        smaller = resized(model, self._changes(model))
+        changes = {"num_layers": len(self.blocks)}
+        for sized, number in self.sized:
+            changes |= sized.changes(number)
+        smaller = resized(model, changes)
         backbones = backbone_of(model), backbone_of(smaller)
         old, new = (list(b.transformer_layers) for b in backbones)
         for block, source in zip(new, self.blocks, strict=True):
             values = old[source].get_weights()
             for sized, number in self.sized:
-                _cut(values, sized, sized.order[source], number)
+                for position, axes in sized.block.items():
+                    value = values[position]
+                    values[position] = sized.cut(value, axes, source, number)
             block.set_weights(values)
-        pairs = zip(_outside(smaller), _outside(model), strict=True)
-        for weight, value in pairs:
-            weight.assign(value)
+        self._fill_outside(model, smaller)
+        for sized, number in self.sized:
+            if sized.is_channels and number < sized.parts:
+                self._fit_norms(smaller, sized, number)
+                _keep_scale(smaller, number / sized.parts)
         return smaller
 
-    def _changes(self, model: keras.Model) -> dict[str, int]:
-        config = backbone_of(model).get_config()
-        changes = {"num_layers": len(self.blocks)}
-        for sized, number in self.sized:
-            size = number * sized.size // sized.parts
-            changes[KEYS[sized.kind]] = size
-            if sized.kind == "heads":
-                queries = config["num_query_heads"]
-                changes["num_query_heads"] = queries // sized.size * size
-        return changes
+    def _fill_outside(self, model: Any, smaller: Any) -> None:
+        pairs = zip(outside_of(model), outside_of(smaller), strict=True)
+        for position, (weight, new) in enumerate(pairs):
+            value = weight.numpy()
+            for sized, number in self.sized:
+                axes = sized.outside.get(position, ())
+                # Outside there is one order for all blocks.
+                value = sized.cut(value, axes, 0, number)
+            new.assign(value)
+
+    def _fit_norms(self, smaller: Any, channels: Sized, number: int) -> None:
+        if self.energies is None:
+            return
+        kept = channels.order[0, :number]
+        *blocks, others = self.energies
+        sources = [*(blocks[source] for source in self.blocks), others]
+        groups = norms_of(smaller, channels)
+        for norms, rows in zip(groups, sources, strict=True):
+            for norm, energy in zip(norms, rows, strict=True):
+                fit_gain(norm, energy, kept)
 
 
-def _cut(
-    values: list[np.ndarray], sized: Sized, order: np.ndarray, number: int
-) -> None:
-    """Keeps the first parts of a block's weights, in their old order."""
-    kept = np.sort(order[:number])
-    for position, (axis, size) in sized.axes.items():
-        each = size // sized.parts
-        # All heads that share keys and values follow each other.
-        indices = (kept[:, None] * each + np.arange(each)).ravel()
-        values[position] = np.take(values[position], indices, axis)
+def _keep_scale(model: Any, share: float) -> None:
+    """Undoes what Gemma's factor on embeddings loses: sqrt(channels).
 
-
-def _outside(model: keras.Model) -> list[Any]:
-    """Returns the weights outside of the blocks."""
-    blocks = backbone_of(model).transformer_layers
-    inside = {id(weight) for block in blocks for weight in block.weights}
-    return [weight for weight in model.weights if id(weight) not in inside]
+    A language model's outputs are scored by the same table: the last norm
+    gives the less, the more the table is enlarged.
+    """
+    backbone = backbone_of(model)
+    if not type(backbone).__name__.startswith("Gemma"):
+        return
+    factor = 1.0 / math.sqrt(share)
+    table = backbone.token_embedding.embeddings
+    table.assign(table.numpy() * factor)
+    if _is_causal(model):
+        scale_gain(backbone.layer_norm, 1.0 / factor)
 
 
 class BackboneCosts:
@@ -112,13 +109,18 @@ class BackboneCosts:
 
     def __init__(self, model: keras.Model) -> None:
         """Counts what stays as it is."""
-        self._blocks = backbone_of(model).transformer_layers
-        outside = [_price(weight) for weight in _outside(model)]
-        self._outside = {
-            by: sum(price[by] for price in outside)
-            for by in ("parameters", "bytes", "macs")
-        }
-        self._outside["macs"] += _output_macs(model)
+        backbone = backbone_of(model)
+        self._blocks = [
+            [_price(weight) for weight in block.weights]
+            for block in backbone.transformer_layers
+        ]
+        self._outside = [_price(weight) for weight in outside_of(model)]
+        if _is_causal(model):
+            # The table scores all tokens.
+            table = backbone.token_embedding.embeddings
+            weights = [id(weight) for weight in outside_of(model)]
+            price = self._outside[weights.index(id(table))]
+            price["macs"] = price["parameters"]
 
     def __call__(self, by: str, removal: BackboneRemoval) -> int:
         """Returns the cost.
@@ -127,15 +129,26 @@ class BackboneCosts:
             by: "parameters", "bytes" or "macs".
             removal: What stays.
         """
-        total = self._outside[by]
-        for source in removal.blocks:
-            for position, weight in enumerate(self._blocks[source].weights):
-                price = _price(weight)[by]
-                for sized, number in removal.sized:
-                    if position in sized.axes:
-                        price = price // sized.parts * number
-                total += price
-        return total
+        blocks = [(s.block, s.parts, number) for s, number in removal.sized]
+        outside = [(s.outside, s.parts, number) for s, number in removal.sized]
+        return _sum(by, self._outside, outside) + sum(
+            _sum(by, self._blocks[block], blocks) for block in removal.blocks
+        )
+
+
+def _sum(
+    by: str,
+    prices: Sequence[dict[str, int]],
+    cuts: Sequence[tuple[Axes, int, int]],
+) -> int:
+    total = 0
+    for position, price in enumerate(prices):
+        cost = price[by]
+        for followers, parts, number in cuts:
+            for _ in followers.get(position, ()):
+                cost = cost // parts * number
+        total += cost
+    return total
 
 
 def _price(weight: Any) -> dict[str, int]:
@@ -147,11 +160,7 @@ def _price(weight: Any) -> dict[str, int]:
     }
 
 
-def _output_macs(model: keras.Model) -> int:
-    """Returns what it takes to score all tokens, 0 where none are."""
+def _is_causal(model: keras.Model) -> bool:
     import keras_nlp
 
-    if not isinstance(model, keras_nlp.models.CausalLM):
-        return 0
-    table = backbone_of(model).token_embedding
-    return int(table.input_dim * table.output_dim)
+    return isinstance(model, keras_nlp.models.CausalLM)

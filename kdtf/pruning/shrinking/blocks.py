@@ -1,5 +1,7 @@
 """Transformer blocks of `keras_nlp`: what each axis of their weights counts."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,48 +13,70 @@ from kdtf.backbones import resized
 from kdtf.pruning.calibration import Calibration
 from kdtf.pruning.calibration import watching
 
-__all__ = ["axes_of", "block_influence"]
+__all__ = [
+    "Axes",
+    "Followers",
+    "axes_of",
+    "block_influence",
+    "mask_of",
+    "outside_of",
+]
+
+# A weight's position to those of its axes that follow something.
+Axes = dict[int, tuple[int, ...]]
 
 # Enough to tell axes apart; the tables of large vocabularies cost memory.
 _PROBE = {"num_layers": 1, "vocabulary_size": 8}
 
 
-def axes_of(
-    backbone: Any, changes: dict[str, int]
-) -> dict[int, tuple[int, int]]:
-    """Returns which axes of a block's weights follow a configuration.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Followers:
+    """Which axes of weights follow a configuration.
 
-    Two blocks that differ in nothing else are compared, so that sizes that
+    Attributes:
+        block: Of each block's weights.
+        outside: Of the weights outside of them.
+    """
+
+    block: Axes
+    outside: Axes
+
+
+def axes_of(model: Any, changes: dict[str, int]) -> Followers:
+    """Returns which axes of a model's weights follow a configuration.
+
+    Two models that differ in nothing else are compared, so that sizes that
     happen to be equal are not confused.
 
     Args:
-        backbone: A `keras_nlp` backbone.
+        model: A `keras_nlp` backbone, or a task with one in it.
         changes: Other values of the configuration's entries.
-
-    Returns:
-        A weight's position in the block to its axis and its size now.
-
-    Raises:
-        ValueError: More than one axis of a weight follows it.
     """
-    now, then = (
-        resized(backbone, _PROBE | some).transformer_layers[0].weights
-        for some in ({}, changes)
+    now, then = (resized(model, _PROBE | some) for some in ({}, changes))
+    blocks = (backbone_of(each).transformer_layers[0] for each in (now, then))
+    return Followers(
+        block=_differing(*(block.weights for block in blocks)),
+        outside=_differing(outside_of(now), outside_of(then)),
     )
+
+
+def outside_of(model: Any) -> list[Any]:
+    """Returns the weights outside of the blocks."""
+    blocks = backbone_of(model).transformer_layers
+    inside = {id(weight) for block in blocks for weight in block.weights}
+    return [weight for weight in model.weights if id(weight) not in inside]
+
+
+def _differing(now: Sequence[Any], then: Sequence[Any]) -> Axes:
     found = {}
     for position, (old, new) in enumerate(zip(now, then, strict=True)):
-        differing = [
+        axes = tuple(
             axis
             for axis, sizes in enumerate(zip(old.shape, new.shape, strict=True))
             if sizes[0] != sizes[1]
-        ]
-        if len(differing) > 1:
-            raise ValueError(
-                f"One axis of {old.path!r} at most may follow {list(changes)}. "
-                f"Received: shapes {tuple(old.shape)} and {tuple(new.shape)}."
-            )
-        if differing:
-            found[position] = differing[0], old.shape[differing[0]]
+        )
+        if axes:
+            found[position] = axes
     return found
 
 
@@ -84,7 +108,7 @@ def block_influence(model: keras.Model, data: Any) -> np.ndarray:
 
         with watching(blocks, see):
             model(batch.x, training=False)
-        mask = _mask(batch.x, next(iter(seen.values())))
+        mask = mask_of(batch.x, next(iter(seen.values())))
         sums = [tf.reduce_sum(seen[id(block)] * mask) for block in blocks]
         return [*sums, tf.reduce_sum(mask)]
 
@@ -98,6 +122,7 @@ def _cosines(first: Any, second: Any) -> Any:
     return tf.math.divide_no_nan(tf.reduce_sum(first * second, -1), lengths)
 
 
-def _mask(x: Any, like: Any) -> Any:
+def mask_of(x: Any, like: Any) -> Any:
+    """Returns 1.0 where a position counts, in the shape of `like`."""
     mask = x.get("padding_mask") if isinstance(x, dict) else None
     return tf.ones_like(like) if mask is None else tf.cast(mask, "float32")

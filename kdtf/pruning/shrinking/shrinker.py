@@ -29,7 +29,7 @@ from kdtf.transforms.selection import check_built
 __all__ = ["plan_shrink", "shrink"]
 
 _WHAT = ("width", "heads")
-_ALL = (*_WHAT, "depth")
+_ALL = (*_WHAT, "depth", "hidden")
 _ALLOCATIONS = ("global", "uniform")
 
 
