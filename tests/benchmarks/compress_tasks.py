@@ -9,6 +9,10 @@ data that chose nothing; beside it the best single technique at no more bytes.
 Then, for the network of convolutions, what a user does by hand: a tf_keras
 copy, `tfmot.quantize_model`, as many epochs, TFLiteConverter.
 
+With --singles only the middle budget for android is asked for, and each
+technique alone then brought to the size of what was chosen, as far as it goes
+(`single_techniques.py`), with as many steps and --seeds seeds.
+
 All is kept in --out, and a second run goes on from there.
 """
 
@@ -27,6 +31,7 @@ import keras_nlp
 import numpy as np
 from quantize_encoder import articles
 from quantize_twin import write_tfmot
+from single_techniques import contend
 
 from kdtf.data import digits
 from kdtf.evaluation import compare
@@ -201,22 +206,34 @@ def quality(file, task):
     return value
 
 
-def run(name, task, folder):
+def compressed(name, task, folder, target, budget):
     task.model.compile(loss=logits_loss())
+    return compress(
+        task.model,
+        task.train,
+        task.validation,
+        target=target,
+        metric=task.metric,
+        epochs=task.epochs,
+        learning_rate=task.rate,
+        out=folder / f"{name}-{target}",
+        verbose=0,
+        **budget,
+    )
+
+
+def singles(name, task, folder, seeds):
+    found = compressed(
+        name, task, folder, "android", task.budgets["android"][1]
+    )
+    print(f"\n{name}, android\n{found}\n")
+    contend(task, found, folder / f"{name}-singles", seeds)
+
+
+def run(name, task, folder):
     for target, budgets in task.budgets.items():
         for budget in budgets:
-            found = compress(
-                task.model,
-                task.train,
-                task.validation,
-                target=target,
-                metric=task.metric,
-                epochs=task.epochs,
-                learning_rate=task.rate,
-                out=folder / f"{name}-{target}",
-                verbose=0,
-                **budget,
-            )
+            found = compressed(name, task, folder, target, budget)
             asked = ", ".join(f"{k}={v}" for k, v in budget.items())
             print(f"\n{name}, {target}, {asked}")
             print(found)
@@ -287,10 +304,15 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--singles", action="store_true")
+    parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.tasks:
         task = TASKS[name](arguments.out, arguments.data)
+        if arguments.singles:
+            singles(name, task, arguments.out, arguments.seeds)
+            continue
         run(name, task, arguments.out)
         if name == "digits":
             by_hand(task, arguments.out)

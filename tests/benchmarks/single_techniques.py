@@ -1,15 +1,16 @@
 """Each technique alone, at the size of the file that `kdtf.compress` chose.
 
 `compress_tasks.py --singles` calls it. Everything that is trained takes as
-many steps as the chosen file did. What a technique can be told (rate, how
-zeros are spread) is chosen on the validation data with the first seed, as
-`compress` chooses; the table is of the test data. A technique that cannot be
-as small as the chosen file shows the smallest it has.
+many steps as the chosen file did. What a technique can be told (its rate, how
+zeros are spread) is chosen by its file on the validation data with the first
+seed, the table is of the test data. A technique that has no file as small
+shows the smallest it has; of zeros and of few values the compressed file
+counts, where they pay.
 """
 
 import contextlib
 import dataclasses
-import itertools
+import functools
 import json
 import pathlib
 from collections.abc import Callable
@@ -33,9 +34,35 @@ from kdtf.search.objective import as_if_trained
 
 SCHEMES = ("int8", "dynamic_int8", "int4_block32", "int4", "int2")
 CLUSTERS = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64, 128)
-# Of what is said before training how much may be used: it changes the weights.
+KEEPS = tuple(round(float(keep), 4) for keep in np.geomspace(0.01, 0.99, 200))
+# From the smallest compressed file to the largest.
+ZEROS = tuple(round(1.0 - 0.005 * step, 3) for step in range(1, 190))
+# Training changes what weights compress to.
 MARGIN = 0.99
-WORD = "chosen by compress"
+FLOAT = {"target": "float"}
+HALF = {"target": "float", "quantize": "float16"}
+ANDROID = {"target": "android"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Technique:
+    """What is tried.
+
+    Args:
+        name: For the table.
+        export: Options of the export.
+        make: Makes the trained model: `make(**setting)`.
+        settings: To choose from.
+        remark: What it was told.
+        trains: Whether seeds matter.
+    """
+
+    name: str
+    export: dict[str, str]
+    make: Callable[..., Any]
+    settings: tuple[dict[str, Any], ...] = ({},)
+    remark: str = ""
+    trains: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,44 +86,57 @@ class Contest:
         return int(self.chosen.size_bytes)
 
     @property
-    def long(self):
-        """Epochs of the chosen model's distillation."""
-        return self.task.epochs * self.chosen.settings["distil"]["epochs_factor"]
+    def taught(self):
+        """Epochs of the chosen model before it was quantized."""
+        factor = self.chosen.settings["distil"]["epochs_factor"]
+        return self.task.epochs * factor
 
     @property
     def epochs(self):
-        """Of all its training."""
-        return self.long + self.task.epochs
+        return self.taught + self.task.epochs
 
-    def fit(self, model, *, epochs, rate, teacher=None):
-        x, y = self.task.train
-        steps = epochs * -(-len(y) // 32)
-        trained = model
+    @property
+    def steps(self):
+        """Of all its training."""
+        return self.epochs * -(-len(self.task.train[1]) // 32)
+
+    @property
+    def inputs(self):
+        return first_examples(self.task.train, 200)
+
+    @property
+    def rates(self):
+        rate = self.task.rate
+        return {"rate": rate}, {"rate": 0.1 * rate}
+
+    def fit(self, model, *, rate, epochs=None, teacher=None):
+        trained, epochs = model, epochs or self.epochs
         if teacher is not None:
             trained = kdtf.Distiller(teacher, model, alpha=0.1, temperature=2.0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        steps = epochs * -(-len(self.task.train[1]) // 32)
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
         trained.compile(keras.optimizers.Adam(decay), loss)
-        trained.fit(x, y, batch_size=32, epochs=epochs, verbose=0)
+        trained.fit(*self.task.train, batch_size=32, epochs=epochs, verbose=0)
+        return model
 
-    def export(self, model, path, mode):
+    def export(self, model, path, options):
         kdtf.export_tflite(
             model,
             path,
-            target="float" if mode in (None, "float16") else "android",
-            quantize=mode,
-            representative_data=first_examples(self.task.train, 200),
+            representative_data=self.inputs,
             verify_data=first_examples(self.task.validation, 64),
+            **options,
         )
 
-    def sizes(self, model, mode=None):
-        """The bytes of a model's file, and of that compressed."""
+    def content(self, model, options):
+        """The file of a model before its training."""
         path = self.folder / "untrained.tflite"
         with as_if_trained(model):
-            self.export(model, path, mode)
+            self.export(model, path, options)
         content = path.read_bytes()
         path.unlink()
-        return len(content), gzip_bytes(content)
+        return content
 
     def quality(self, path, data):
         row = compare(
@@ -105,29 +145,26 @@ class Contest:
         (value,) = row.metrics.values()
         return value
 
-    def shrunk(self, keep):
+    def shrunk(self, keep, *, anew=False):
         told = self.chosen.settings["shrink"] | {"keep": keep}
-        inputs = first_examples(self.task.train, 200)
-        return kdtf.shrink(self.task.model, **told, data=inputs)
+        model = kdtf.shrink(self.task.model, **told, data=self.inputs)
+        if not anew:
+            return model
+        # The same architecture with new weights.
+        is_task = backbone_of(model) is not None
+        return (
+            resized(model, {}) if is_task else keras.models.clone_model(model)
+        )
 
+    def quantized(self, scheme):
+        model = copied(self.task.model)
+        return kdtf.quantize_aware(model, scheme, data=(self.inputs,))
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Technique:
-    """What is tried.
-
-    Args:
-        name: For the table.
-        mode: Of the file.
-        make: Makes the trained model: `make(seed, **setting)`.
-        settings: To choose from.
-        remark: What it was told.
-    """
-
-    name: str
-    mode: str | None
-    make: Callable[..., Any]
-    settings: list[dict[str, Any]]
-    remark: str = ""
+    def pruned(self, sparsity=None, **options):
+        model = copied(self.task.model)
+        return kdtf.prune(
+            model, sparsity, select=lambda one: one.is_matrix, **options
+        )
 
 
 def largest(candidates, size_of, limit):
@@ -135,6 +172,7 @@ def largest(candidates, size_of, limit):
     known = {}
 
     def fits(index):
+        # What does not exist is too small.
         with contextlib.suppress(ValueError):
             known[index] = size_of(candidates[index])
         return known.get(index, 0) <= limit
@@ -143,228 +181,229 @@ def largest(candidates, size_of, limit):
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    index = low if known.get(low) else min(high, len(candidates) - 1)
-    return candidates[index]
+    return candidates[low if low in known else min(high, len(candidates) - 1)]
 
 
-def quantized_alone(contest):
-    """The modes and the schemes with the smallest file."""
-    model, rate = contest.task.model, contest.task.rate
-    sizes: dict[tuple[str, str], int] = {}
-    for mode in filter(None, MODES):
-        with contextlib.suppress(ValueError):
-            sizes["after", mode] = contest.sizes(model, mode)[0]
-    for scheme in SCHEMES:
-        data = (first_examples(contest.task.train, 200),)
-        # A file that LiteRT cannot run, or with other values, is none.
-        with contextlib.suppress(ValueError, RuntimeError):
-            attached = kdtf.quantize_aware(copied(model), scheme, data=data)
-            sizes["trained", scheme] = contest.sizes(attached)[0]
+def same_steps(contest, *, anew=False):
+    """What compress did, by hand; with new weights it has no teacher."""
+    told = contest.chosen.settings
+    scheme, keep = told["quantize_aware"]["scheme"], told["shrink"]["keep"]
+    rate, teacher = contest.task.rate, None if anew else contest.task.model
 
-    def trained(scheme):
-        def make(seed, rate):
-            student = copied(model)
-            data = (first_examples(contest.task.train, 200),)
-            kdtf.quantize_aware(student, scheme, data=data)
-            contest.fit(student, epochs=contest.epochs, rate=rate)
-            return student
-
-        return make
-
-    for when, verb in (("after", "post-training"), ("trained", "trained for")):
-        known = {name: size for (w, name), size in sizes.items() if w == when}
-        name = min(known, key=lambda one: known[one])
-        yield Technique(
-            name=f"{verb} {name}",
-            mode=name if when == "after" else None,
-            make=(lambda seed: model) if when == "after" else trained(name),
-            settings=[{}] if when == "after" else both(rate),
-            remark="all: "
-            + ", ".join(f"{n} {s:,}" for n, s in sorted(known.items())),
+    def make():
+        model = contest.shrunk(keep, anew=anew)
+        contest.fit(model, rate=rate, epochs=contest.taught, teacher=teacher)
+        kdtf.quantize_aware(model, scheme, data=(contest.inputs,))
+        epochs = contest.task.epochs
+        return contest.fit(
+            model, rate=0.1 * rate, epochs=epochs, teacher=teacher
         )
 
+    words = "a new network by labels" if anew else "all steps of compress"
+    return Technique(name=f"{words}, {scheme}", export=ANDROID, make=make)
 
-def both(rate):
-    return [{"rate": rate}, {"rate": 0.1 * rate}]
+
+def post_training(contest):
+    model, sizes = contest.task.model, {}
+    for mode in filter(None, MODES):
+        # A mode may suit no kernel of the model.
+        with contextlib.suppress(ValueError):
+            content = contest.content(model, ANDROID | {"quantize": mode})
+            sizes[mode] = len(content)
+    mode = min(sizes, key=lambda one: sizes[one])
+    return Technique(
+        name=f"post-training {mode}",
+        export=ANDROID | {"quantize": mode},
+        make=lambda: model,
+        remark=told_sizes(sizes),
+        trains=False,
+    )
 
 
-def shrunk_alone(contest, mode, *, inherits=True, teacher=None):
-    """Narrower in float, taught by the labels, or from new weights."""
-    keeps = [round(float(keep), 4) for keep in np.geomspace(0.01, 0.99, 200)]
+def quantization_aware(contest):
+    sizes = {}
+    for scheme in SCHEMES:
+        try:
+            content = contest.content(contest.quantized(scheme), ANDROID)
+            sizes[scheme] = len(content)
+        except (ValueError, RuntimeError) as error:
+            # LiteRT may not run its file, or compute something else.
+            print(f"{scheme}: {' '.join(f'{error}'.split())[:160]}")
+    scheme = min(sizes, key=lambda one: sizes[one])
+    return Technique(
+        name=f"quantization-aware {scheme}",
+        export=ANDROID,
+        make=lambda rate: contest.fit(contest.quantized(scheme), rate=rate),
+        settings=contest.rates,
+        remark=told_sizes(sizes),
+    )
+
+
+def told_sizes(sizes):
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+
+
+def shrunk(contest, *, export=FLOAT, anew=False):
+    """Narrower in float by labels; or new weights taught by the original."""
     keep = largest(
-        keeps,
-        lambda one: contest.sizes(contest.shrunk(one), mode)[0],
+        KEEPS,
+        lambda one: len(contest.content(contest.shrunk(one), export)),
         contest.size,
     )
-
-    def make(seed, rate):
-        student = contest.shrunk(keep)
-        if not inherits:
-            student = renewed(student)
-        contest.fit(
-            student, epochs=contest.epochs, rate=rate, teacher=teacher
-        )
-        return student
-
-    taught = "labels" if teacher is None else "the original"
-    start = "shrunk" if inherits else "new weights, as shrunk"
+    teacher = contest.task.model if anew else None
+    words = "distilled into a new network" if anew else "shrunk, labels"
     return Technique(
-        name=f"{start}, {taught}, {mode or 'float32'}",
-        mode=mode,
-        make=make,
-        settings=both(contest.task.rate),
-        remark=f"keep {keep:.1%}",
+        name=f"{words}, {export.get('quantize', 'float32')}",
+        export=export,
+        make=lambda rate: contest.fit(
+            contest.shrunk(keep, anew=anew), rate=rate, teacher=teacher
+        ),
+        settings=contest.rates,
+        remark=f"{keep:.1%} kept",
     )
 
 
-def renewed(model):
-    """The same architecture with new weights."""
-    if backbone_of(model) is None:
-        return keras.models.clone_model(model)
-    return resized(model, {})
-
-
-def quantized_small(contest, *, inherits, teacher):
-    """The architecture of the chosen file with its number of steps."""
-    told = contest.chosen.settings
-    scheme = told["quantize_aware"]["scheme"]
-    rate = contest.task.rate
-
-    def make(seed):
-        student = contest.shrunk(told["shrink"]["keep"])
-        if not inherits:
-            student = renewed(student)
-        contest.fit(student, epochs=contest.long, rate=rate, teacher=teacher)
-        data = (first_examples(contest.task.train, 200),)
-        kdtf.quantize_aware(student, scheme, data=data)
-        contest.fit(
-            student,
-            epochs=contest.task.epochs,
-            rate=0.1 * rate,
-            teacher=teacher,
-        )
-        return student
-
-    words = "the steps of compress" if inherits else "new weights, labels"
-    return Technique(
-        name=f"{words}, {scheme}", mode=None, make=make, settings=[{}]
-    )
-
-
-def pruned_alone(contest):
-    """Zeros, until the compressed float file is as small."""
-    model = contest.task.model
-
-    def masked(sparsity, **options):
-        return kdtf.prune(
-            copied(model), sparsity, select=lambda c: c.is_matrix, **options
-        )
-
-    # From the smallest file to the largest.
-    zeros = [round(1.0 - 0.005 * step, 3) for step in range(1, 190)]
+def pruned(contest):
     sparsity = largest(
-        zeros,
-        lambda one: contest.sizes(masked(one))[1],
+        ZEROS,
+        lambda one: gzip_bytes(
+            contest.content(kdtf.strip(contest.pruned(one)), FLOAT)
+        ),
         MARGIN * contest.size,
     )
+    steps = contest.steps
+    schedule = PolynomialSchedule(
+        initial=0.0, final=sparsity, begin_step=0, end_step=steps // 2
+    )
 
-    def make(seed, rate, allocation):
-        steps = contest.epochs * -(-len(contest.task.train[1]) // 32)
-        schedule = PolynomialSchedule(
-            initial=0.0, final=sparsity, begin_step=0, end_step=steps // 2
-        )
-        student = masked(
-            None,
+    def make(rate, allocation):
+        model = contest.pruned(
             schedule=schedule,
             allocation=allocation,
             frequency=max(1, steps // 50),
         )
-        contest.fit(student, epochs=contest.epochs, rate=rate)
-        return student
+        return kdtf.strip(contest.fit(model, rate=rate))
 
     return Technique(
         name="pruned, float32",
-        mode=None,
+        export=FLOAT,
         make=make,
-        settings=[
+        settings=tuple(
             rate | {"allocation": allocation}
-            for rate, allocation in itertools.product(
-                both(contest.task.rate), ("uniform", "global")
-            )
-        ],
+            for rate in contest.rates
+            for allocation in ("uniform", "global")
+        ),
         remark=f"{sparsity:.1%} zeros",
     )
 
 
-def clustered_alone(contest):
-    """Few values, until the compressed float file is as small."""
-    model = contest.task.model
+def clustered(contest):
+    def few(number):
+        return kdtf.cluster(copied(contest.task.model), number)
+
     number = largest(
         CLUSTERS,
-        lambda one: contest.sizes(kdtf.cluster(copied(model), one))[1],
+        lambda one: gzip_bytes(contest.content(kdtf.strip(few(one)), FLOAT)),
         MARGIN * contest.size,
     )
-
-    def make(seed, rate):
-        student = kdtf.cluster(copied(model), number)
-        contest.fit(student, epochs=contest.epochs, rate=rate)
-        return student
-
     return Technique(
         name="clustered, float32",
-        mode=None,
-        make=make,
-        settings=both(contest.task.rate),
-        remark=f"{number} values per kernel",
+        export=FLOAT,
+        make=lambda rate: kdtf.strip(contest.fit(few(number), rate=rate)),
+        settings=contest.rates,
+        remark=f"{number} values a kernel",
     )
 
 
-def techniques(contest):
-    original = contest.task.model
-    yield quantized_small(contest, inherits=True, teacher=original)
-    yield from quantized_alone(contest)
-    yield shrunk_alone(contest, None)
-    yield shrunk_alone(contest, None, inherits=False, teacher=original)
-    yield pruned_alone(contest)
-    yield clustered_alone(contest)
-    yield shrunk_alone(contest, "float16")
-    yield quantized_small(contest, inherits=False, teacher=None)
+TECHNIQUES = {
+    "same": same_steps,
+    "post-training": post_training,
+    "quantization-aware": quantization_aware,
+    "shrunk": shrunk,
+    "distilled": functools.partial(shrunk, anew=True),
+    "pruned": pruned,
+    "clustered": clustered,
+    "shrunk-float16": functools.partial(shrunk, export=HALF),
+    "new-int8": functools.partial(same_steps, anew=True),
+}
 
 
-def file_of(contest, technique, seed, setting):
-    words = [technique.name, technique.remark, *map(str, setting.values())]
-    name = "".join(c if c.isalnum() else "-" for c in " ".join(words))
-    path = contest.folder / f"{name[:120]}-{seed}.tflite"
-    if not path.exists():
-        keras.utils.set_random_seed(seed)
-        contest.export(
-            kdtf.strip(technique.make(seed, **setting))
-            if technique.name.startswith(("pruned", "clustered"))
-            else technique.make(seed, **setting),
-            path,
-            technique.mode,
-        )
-    return path
-
-
-def entry_of(contest, technique):
+def entry_of(contest, key, technique):
     """Makes all files of a technique: what they cost and can do."""
     task = contest.task
-    sign = 1.0 if metric_direction(task.metric) == "higher" else -1.0
 
-    def judged(setting):
-        path = file_of(contest, technique, 0, setting)
-        return sign * contest.quality(path, task.validation)
+    def file_of(number, seed):
+        path = contest.folder / f"{key}-{number}-seed{seed}.tflite"
+        if not path.exists():
+            keras.utils.set_random_seed(seed)
+            model = technique.make(**technique.settings[number])
+            contest.export(model, path, technique.export)
+        return path
 
-    setting = max(technique.settings, key=judged)
-    seeds = range(contest.seeds if technique.make(0) is not task.model else 1)
-    paths = [file_of(contest, technique, s, setting) for s in seeds]
-    told = ", ".join(f"{k} {v:g}" if k == "rate" else f"{v}"
-                     for k, v in setting.items())
+    number = 0
+    if len(technique.settings) > 1:
+        judged = [
+            contest.quality(file_of(index, 0), task.validation)
+            for index in range(len(technique.settings))
+        ]
+        higher = metric_direction(task.metric) == "higher"
+        number = int(np.argmax(judged) if higher else np.argmin(judged))
+    seeds = range(contest.seeds if technique.trains else 1)
+    paths = [file_of(number, seed) for seed in seeds]
+    told = [f"{k} {v}" for k, v in technique.settings[number].items()]
     return {
         "name": technique.name,
         "bytes": max(path.stat().st_size for path in paths),
         "gzip": max(gzip_bytes(path.read_bytes()) for path in paths),
         "quality": [contest.quality(path, task.test) for path in paths],
-        "remark": "; ".join(filter(None, (technique.remark, told))),
+        "remark": "; ".join(filter(None, [technique.remark, *told])),
     }
+
+
+def contend(task, found, folder, seeds):
+    """Prints the table of all techniques beside the chosen file.
+
+    Args:
+        task: Of `compress_tasks.py`.
+        found: What `kdtf.compress` returned, a shrunk model chosen.
+        folder: Of the files; it is made.
+        seeds: How often everything is trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    contest = Contest(
+        task=task, chosen=found.chosen, folder=folder, seeds=seeds
+    )
+    first = {
+        "name": f"compress: {found.chosen.name}",
+        "bytes": contest.size,
+        "gzip": int(found.chosen.gzip_size_bytes),
+        "quality": [contest.quality(found.path, task.test)],
+        "remark": "the file it chose",
+    }
+    print(f"at {contest.size:,} bytes, {contest.epochs} epochs each")
+    print(line("", "bytes", "gzip", "on test data", ""))
+    show(first, contest.size)
+    for key, describe in TECHNIQUES.items():
+        path = folder / f"{key}.json"
+        if not path.exists():
+            entry = entry_of(contest, key, describe(contest))
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(entry, indent=1))
+        show(json.loads(path.read_text()), contest.size)
+
+
+def line(*words):
+    name, size, gzip, quality, remark = words
+    return f"{name:40}{size:>11}{gzip:>11}  {quality:25}{remark}"
+
+
+def show(entry, limit):
+    values = entry["quality"]
+    words = f"{np.mean(values):.4f}"
+    if len(values) > 1:
+        words += f" ({min(values):.4f}-{max(values):.4f})"
+    if entry["bytes"] > limit:
+        download = "fits as a download" if entry["gzip"] <= limit else ""
+        entry["remark"] = f"larger: {download}; {entry['remark']}"
+    numbers = f"{entry['bytes']:,}", f"{entry['gzip']:,}"
+    print(line(entry["name"], *numbers, words, entry["remark"]), flush=True)

@@ -56,9 +56,10 @@ def shrink(
     A `keras_nlp` backbone or task stays one, with its preprocessor: all of
     its blocks get the same sizes, each keeping its own best neurons and
     heads. Of blocks those go first that turn their inputs least, measured on
-    `data`; without it those that stay are evenly spaced. Of several kinds
-    about the same share stays: of the numbers next to it those within 2% of
-    the target whose shares are the closest.
+    `data`; without it those that stay are evenly spaced. Norms over fewer
+    channels divide by another mean: with `data` their gains are fitted to it.
+    Of several kinds about the same share stays: of the numbers next to it
+    those within 2% of the target whose shares are the closest.
 
     Args:
         model: A built Functional or Sequential model of Keras 3, whose inner
@@ -81,8 +82,10 @@ def shrink(
         data: Typical inputs (with labels for "taylor" and "snip"), as in
             `kdtf.prune`.
         what: Of "width" (units and channels; the feed-forward of a
-            `keras_nlp` model), "heads" (of attention) and "depth" (blocks of
-            a `keras_nlp` model). Defaults to the first two.
+            `keras_nlp` model), "heads" (of attention) and, of `keras_nlp`
+            models, "depth" (blocks) and "hidden" (channels between blocks;
+            with them whole heads where the configuration has no `head_dim`).
+            Defaults to the first two.
         allocation: Of Functional models: "global" compares all groups, each
             with the mean of those it is counted with; "uniform" keeps the
             same share everywhere.

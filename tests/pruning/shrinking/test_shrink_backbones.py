@@ -3,66 +3,16 @@
 import keras
 import numpy as np
 import pytest
+from shrink_backbone_models import FAMILIES
+from shrink_backbone_models import QUICK
+from shrink_backbone_models import backbone
+from shrink_backbone_models import inputs_of
+from shrink_backbone_models import outputs
+from shrink_backbone_models import zero_what_goes
 
 import kdtf
-from kdtf.backbones import backbone_of
 from kdtf.pruning.shrinking.blocks import axes_of
 from kdtf.pruning.shrinking.blocks import block_influence
-
-SIZES = {
-    "vocabulary_size": 50,
-    "num_layers": 3,
-    "hidden_dim": 16,
-    "intermediate_dim": 24,
-}
-HEADS = {"num_query_heads": 4, "num_key_value_heads": 2}
-FAMILIES = {
-    "Bert": {"num_heads": 2, "max_sequence_length": 6},
-    "Roberta": {"num_heads": 2, "max_sequence_length": 6},
-    "DistilBert": {"num_heads": 2, "max_sequence_length": 6},
-    "GPT2": {"num_heads": 2, "max_sequence_length": 6},
-    "Llama": HEADS,
-    "Llama3": HEADS,
-    "Qwen": HEADS,
-    "Qwen3": {**HEADS, "head_dim": 4},
-    "Gemma": {**HEADS, "head_dim": 4},
-}
-QUICK = ("Bert", "GPT2", "Gemma")
-
-
-def backbone(family, **sizes):
-    import keras_nlp
-
-    keras.utils.set_random_seed(0)
-    make = getattr(keras_nlp.models, f"{family}Backbone")
-    return make(**SIZES | FAMILIES[family] | sizes)
-
-
-def inputs_of(model, rows=2):
-    rng = np.random.default_rng(0)
-    filled = {"segment_ids": np.zeros, "padding_mask": np.ones}
-    x = {
-        key: filled[key]((rows, 6), "int32")
-        for key in model.input
-        if key in filled
-    }
-    return x | {"token_ids": rng.integers(0, 50, (rows, 6)).astype("int32")}
-
-
-def outputs(model, x):
-    return [np.asarray(y) for y in keras.tree.flatten(model(x))]
-
-
-def zero_what_goes(plan):
-    blocks = backbone_of(plan.model).transformer_layers
-    for index in plan.removal.blocks:
-        values = blocks[index].get_weights()
-        for sized, number in plan.removal.sized:
-            gone = np.isin(np.arange(sized.parts), sized.order[index][number:])
-            for position, (axis, size) in sized.axes.items():
-                mask = np.repeat(gone, size // sized.parts)
-                values[position][(slice(None),) * axis + (mask,)] = 0.0
-        blocks[index].set_weights(values)
 
 
 @pytest.mark.parametrize(
@@ -110,22 +60,28 @@ def test_heads_go_with_the_queries_that_share_them():
 
 
 def test_gemma_has_half_of_the_neurons_it_says():
-    axes = axes_of(backbone("Gemma"), {"intermediate_dim": 48})
-    assert sorted(axes.values()) == [(0, 12), (1, 12), (1, 12)]
+    model = backbone("Gemma")
+    axes = axes_of(model, {"intermediate_dim": 48}).block
+    weights = model.transformer_layers[0].weights
+    assert sorted(
+        (*found, weights[position].shape[found[0]])
+        for position, found in axes.items()
+    ) == [(0, 12), (1, 12), (1, 12)]
 
 
 def test_equal_sizes_are_told_apart():
     model = backbone("GPT2", intermediate_dim=16, hidden_dim=16)
     found = axes_of(model, {"intermediate_dim": 8})
-    shapes = {
-        model.transformer_layers[0].weights[i].path.split("/", 1)[1]: axis
-        for i, axis in found.items()
+    names = {
+        model.transformer_layers[0].weights[i].path.split("/", 1)[1]: axes
+        for i, axes in found.block.items()
     }
-    assert shapes == {
-        "feedforward_intermediate_dense/kernel": (1, 16),
-        "feedforward_intermediate_dense/bias": (0, 16),
-        "feedforward_output_dense/kernel": (0, 16),
+    assert names == {
+        "feedforward_intermediate_dense/kernel": (1,),
+        "feedforward_intermediate_dense/bias": (0,),
+        "feedforward_output_dense/kernel": (0,),
     }
+    assert found.outside == {}
 
 
 def still(block):
@@ -224,7 +180,7 @@ def test_depth_and_width_keep_about_the_same_share():
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"what": ["heads"]}, "heads go only if"),
+        ({"what": ["heads"]}, "they go only with a `head_dim`"),
         ({"keep": 0.01}, "cannot be met"),
     ],
 )
