@@ -24,6 +24,7 @@ from kdtf.search.spaces import cnns
 from kdtf.search.spaces import compressions
 from kdtf.search.spaces import decoders
 from kdtf.search.spaces import encoders
+from kdtf.search.spaces import shrinkings
 from kdtf.search.strategies import Measured
 from kdtf.search.strategies import RandomSearch
 from kdtf.search.strategies import Strategy
@@ -54,6 +55,7 @@ __all__ = [
     "encoders",
     "search",
     "shortlist",
+    "shrinkings",
 ]
 
 

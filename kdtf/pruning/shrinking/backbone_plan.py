@@ -17,6 +17,9 @@ from kdtf.pruning.shrinking.choosing import counts_allowed
 from kdtf.pruning.shrinking.norms import energies
 from kdtf.pruning.shrinking.plan import ShrinkPlan
 from kdtf.pruning.shrinking.plan import Width
+from kdtf.pruning.shrinking.shares import Shares
+from kdtf.pruning.shrinking.shares import nearest
+from kdtf.pruning.shrinking.sized import Sized
 from kdtf.pruning.shrinking.sized import sized_parts
 
 __all__ = ["plan_backbone"]
@@ -31,7 +34,7 @@ _NAMES = {
 
 def plan_backbone(
     model: keras.Model,
-    keep: float,
+    keep: float | Shares,
     by: str | Callable[[keras.Model], float],
     *,
     criterion: Any,
@@ -44,83 +47,132 @@ def plan_backbone(
     Raises:
         ValueError: Nothing of `what` can go, or the target cannot be met.
     """
-    backbone = backbone_of(model)
-    num_blocks = len(backbone.transformer_layers)
-    held = _held(backbone, what)
+    is_told = isinstance(keep, Shares)
+    if isinstance(keep, Shares):
+        what = [kind for kind in _NAMES if keep(kind) < 1.0]
+        keep.check_used(list(_NAMES))
+    held = _held(model, what)
     sized = sized_parts(
         model, criterion, data, [kind for kind in what if kind not in held]
     )
-    if not sized and "depth" not in what:
+    if held if is_told else not sized and "depth" not in what:
         raise ValueError(
-            "`what` must name something that the model's configuration can "
-            f"make smaller. Received: what={list(what)} for "
-            f"{type(backbone).__name__}: {held}. Use 'width' or 'depth'."
+            f"`{'keep' if is_told else 'what'}` must name what the model's "
+            f"configuration can make smaller. Received: {list(what)} for "
+            f"{type(model).__name__}: {held}. Use 'width' or 'depth'."
         )
-    ranked = ratios = None
-    if "depth" in what and data is not None:
-        ranked = np.argsort(-block_influence(model, data), kind="stable")
-    for part in sized:
-        if part.is_channels and data is not None:
-            ratios = energies(model, part, data)
-    # What the parts of a kind are counted by: the first of them.
-    parts = {part.kind: part for part in reversed(sized)}
-    parts = {kind: parts[kind] for kind in _NAMES if kind in parts}
-    allowed = {
-        kind: counts_allowed(part.steps, "width", round_to)
-        if kind != "heads" and part.steps == part.parts
-        else np.arange(1, part.steps + 1)
-        for kind, part in parts.items()
-    }
-    if "depth" in what:
-        allowed["depth"] = np.arange(1, num_blocks + 1)
-
-    def removal(counts: Sequence[int]) -> BackboneRemoval:
-        steps = dict(zip(allowed, counts, strict=True))
-        number = steps.get("depth", num_blocks)
-        blocks = (
-            spaced(num_blocks, number)
-            if ranked is None
-            else sorted(ranked[:number].tolist())
-        )
-        pairs = tuple((part, part.number(steps[part.kind])) for part in sized)
-        return BackboneRemoval(blocks=blocks, sized=pairs, energies=ratios)
-
+    removals = _Removals(model, sized, data, what)
+    allowed = removals.allowed(round_to)
     costs = BackboneCosts(model)
 
     def cost(counts: Sequence[int]) -> float:
         if isinstance(by, str):
-            return costs(by, removal(counts))
-        return float(by(removal(counts).build(model)))
+            return costs(by, removals(counts))
+        return float(by(removals(counts).build(model)))
 
-    everything = tuple(int(counts[-1]) for counts in allowed.values())
+    everything = [int(counts[-1]) for counts in allowed.values()]
     before = cost(everything)
-    kept = balanced(list(allowed.values()), cost, target=keep * before)
-    ends = removal(everything), removal(kept)
-
-    def width(kind: str, count: int) -> Width:
-        part = parts.get(kind)
-        return Width(
-            layers=(f"{backbone.name}: {_NAMES[kind]}",),
-            before=part.parts if part else num_blocks,
-            after=part.number(count) if part else count,
-            kind=kind,
-        )
-
+    if isinstance(keep, Shares):
+        kept = [nearest(counts, keep(kind)) for kind, counts in allowed.items()]
+    else:
+        kept = balanced(list(allowed.values()), cost, target=keep * before)
+    ends = removals(everything), removals(kept)
     return ShrinkPlan(
         model=model,
-        widths=tuple(map(width, allowed, kept)),
+        widths=removals.widths(kept),
         held=held,
         parameters=(costs("parameters", ends[0]), costs("parameters", ends[1])),
         macs=(costs("macs", ends[0]), costs("macs", ends[1])),
         removal=ends[1],
         cost=(before, cost(kept)),
-        keep=keep,
+        keep=None if isinstance(keep, Shares) else keep,
     )
 
 
-def _held(backbone: Any, what: Sequence[str]) -> dict[str, str]:
+class _Removals:
+    """What a number of steps of each kind leaves of a model.
+
+    Args:
+        model: The model.
+        sized: What may go besides blocks.
+        data: Typical inputs, or None.
+        what: The kinds.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        sized: Sequence[Sized],
+        data: Any,
+        what: Sequence[str],
+    ) -> None:
+        self._model, self._sized = model, sized
+        self._num_blocks = len(backbone_of(model).transformer_layers)
+        # What the parts of a kind are counted by: the first of them.
+        self._parts = {part.kind: part for part in reversed(sized)}
+        self._kinds = [
+            kind
+            for kind in _NAMES
+            if kind in self._parts or (kind == "depth" and kind in what)
+        ]
+        self._ranked = self._energies = None
+        if data is None:
+            return
+        if "depth" in what:
+            influence = block_influence(model, data)
+            self._ranked = np.argsort(-influence, kind="stable")
+        for part in sized:
+            if part.is_channels:
+                self._energies = energies(model, part, data)
+
+    def allowed(self, round_to: int) -> dict[str, np.ndarray]:
+        """Returns the numbers of steps that each kind may keep, ascending."""
+        found = {}
+        for kind in self._kinds:
+            part = self._parts.get(kind)
+            steps = part.steps if part else self._num_blocks
+            # Neurons are rounded, and channels that do not go with heads.
+            is_fine = part and kind != "heads" and part.steps == part.parts
+            found[kind] = counts_allowed(
+                steps, "width" if is_fine else "depth", round_to
+            )
+        return found
+
+    def __call__(self, counts: Sequence[int]) -> BackboneRemoval:
+        """Returns what goes for so many steps of each kind."""
+        steps = dict(zip(self._kinds, counts, strict=True))
+        number = steps.get("depth", self._num_blocks)
+        blocks = (
+            spaced(self._num_blocks, number)
+            if self._ranked is None
+            else sorted(self._ranked[:number].tolist())
+        )
+        pairs = [(part, part.number(steps[part.kind])) for part in self._sized]
+        return BackboneRemoval(
+            blocks=blocks, sized=tuple(pairs), energies=self._energies
+        )
+
+    def widths(self, counts: Sequence[int]) -> tuple[Width, ...]:
+        """Returns how much each kind shrinks."""
+        found = []
+        for kind, count in zip(self._kinds, counts, strict=True):
+            part = self._parts.get(kind)
+            found.append(
+                Width(
+                    layers=(
+                        f"{backbone_of(self._model).name}: {_NAMES[kind]}",
+                    ),
+                    before=part.parts if part else self._num_blocks,
+                    after=part.number(count) if part else count,
+                    kind=kind,
+                )
+            )
+        return tuple(found)
+
+
+def _held(model: keras.Model, what: Sequence[str]) -> dict[str, str]:
     """Returns what of `what` cannot go, with the reason."""
-    config = backbone.get_config()
+    config = backbone_of(model).get_config()
     held = {}
     if not config.get("head_dim"):
         held["heads"] = (

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kdtf.pruning.shrinking.shares import nearest
+
 __all__ = ["balanced"]
 
 # Of the target: as near is near enough to look at the balance.
@@ -90,10 +92,7 @@ def _level(
     """Returns the largest numbers at one share that the target allows."""
 
     def counts_at(share: float) -> list[int]:
-        return [
-            int(options[np.abs(options - share * options[-1]).argmin()])
-            for options in allowed
-        ]
+        return [nearest(options, share) for options in allowed]
 
     low, high = 0.0, 1.0
     if cost(*counts_at(high)) <= target:

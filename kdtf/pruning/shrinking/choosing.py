@@ -9,7 +9,7 @@ import numpy as np
 
 from kdtf.pruning.shrinking.families import Family
 
-__all__ = ["choose", "counts_allowed"]
+__all__ = ["choose", "counts_allowed", "keep_best"]
 
 _HALVINGS = 40
 # Of the target: as near is near enough.
@@ -30,6 +30,22 @@ def counts_allowed(size: int, kind: str, round_to: int) -> np.ndarray:
     """
     step = round_to if kind == "width" and size >= round_to else 1
     return np.unique([*range(step, size + 1, step), size])
+
+
+def keep_best(
+    families: Sequence[Family], scores: np.ndarray, counts: Sequence[int]
+) -> np.ndarray:
+    """Returns which groups to keep: of each family its best.
+
+    Args:
+        families: What is made smaller.
+        scores: Of each group by its name: higher stays.
+        counts: How many of each family stay.
+
+    Returns:
+        bool, for each group's name whether it is kept.
+    """
+    return _first(_ranked(families, scores), counts, len(scores))
 
 
 def choose(
@@ -66,16 +82,11 @@ def choose(
     allowed = [
         counts_allowed(len(f.groups), f.kind, round_to) for f in families
     ]
-    ranked = [
-        f.groups[np.argsort(-scores[f.groups], kind="stable")] for f in families
-    ]
+    ranked = _ranked(families, scores)
     relative = [_relative(scores[groups]) for groups in ranked]
 
     def kept(counts: Sequence[int]) -> np.ndarray:
-        mask = np.ones(len(scores), bool)
-        for groups, count in zip(ranked, counts, strict=True):
-            mask[groups[count:]] = False
-        return mask
+        return _first(ranked, counts, len(scores))
 
     # Neighbouring levels round to the same widths, and a cost may be a
     # measurement of a model.
@@ -121,6 +132,21 @@ def choose(
             break
         counts = _filled(better, allowed, relative, cost_of, target)
     return kept(counts)
+
+
+def _ranked(families: Sequence[Family], scores: np.ndarray) -> list[np.ndarray]:
+    return [
+        f.groups[np.argsort(-scores[f.groups], kind="stable")] for f in families
+    ]
+
+
+def _first(
+    ranked: Sequence[np.ndarray], counts: Sequence[int], number: int
+) -> np.ndarray:
+    mask = np.ones(number, bool)
+    for groups, count in zip(ranked, counts, strict=True):
+        mask[groups[count:]] = False
+    return mask
 
 
 def _exchanged(

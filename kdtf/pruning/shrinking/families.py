@@ -30,6 +30,12 @@ class Family:
     groups: np.ndarray
     kind: str
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The paths of the layers that are counted by them."""
+        paths = ("/".join(setting.layer) for setting in self.settings)
+        return tuple(dict.fromkeys(paths))
+
 
 def families_of(
     trace: Trace, roots: np.ndarray, what: Sequence[str]

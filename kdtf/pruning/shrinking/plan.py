@@ -63,7 +63,8 @@ class ShrinkPlan:
         removal: What makes the smaller model of the given one.
         cost: What was to be reduced, before and after; by latency 1 and a
             share of it.
-        keep: The share of it that was asked for.
+        keep: The share of it that was asked for; None if shares of kinds or
+            layers were.
     """
 
     model: keras.Model
@@ -73,7 +74,7 @@ class ShrinkPlan:
     macs: tuple[int, int]
     removal: Removal = dataclasses.field(repr=False)
     cost: tuple[float, float]
-    keep: float
+    keep: float | None
 
     def build(self) -> keras.Model:
         """Returns the smaller model, with the weights that stay.
@@ -104,8 +105,9 @@ def _render(plan: ShrinkPlan, console: rich.console.Console) -> None:
         )
         if before
     ]
-    before, after = plan.cost
-    said.append(f"{after / before:.1%} of {plan.keep:.1%} asked for")
+    if plan.keep is not None:
+        before, after = plan.cost
+        said.append(f"{after / before:.1%} of {plan.keep:.1%} asked for")
     console.print(rich.text.Text(f"{plan.model.name}: {', '.join(said)}"))
     rows = [
         (

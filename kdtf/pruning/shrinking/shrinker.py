@@ -1,28 +1,21 @@
 """The verb: a smaller model with the weights that matter."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from kdtf.backbones import backbone_of
 from kdtf.pruning.shrinking.backbone_plan import plan_backbone
-from kdtf.pruning.shrinking.choosing import choose
 from kdtf.pruning.shrinking.families import COSTS
-from kdtf.pruning.shrinking.families import Costs
-from kdtf.pruning.shrinking.families import Family
-from kdtf.pruning.shrinking.families import families_of
-from kdtf.pruning.shrinking.importance import scores_of
+from kdtf.pruning.shrinking.graph_plan import plan_graph
 from kdtf.pruning.shrinking.latency import RelativeLatency
 from kdtf.pruning.shrinking.plan import ShrinkPlan
-from kdtf.pruning.shrinking.plan import Width
-from kdtf.pruning.shrinking.rebuilding import GraphRemoval
-from kdtf.pruning.shrinking.rebuilding import rebuild
+from kdtf.pruning.shrinking.shares import Shares
 from kdtf.pruning.shrinking.tracing import graph_of
 from kdtf.pruning.shrinking.tracing import is_plain
-from kdtf.pruning.shrinking.tracing import trace
 from kdtf.transforms import attach
 from kdtf.transforms.selection import check_built
 
@@ -35,7 +28,7 @@ _ALLOCATIONS = ("global", "uniform")
 
 def shrink(
     model: keras.Model,
-    keep: float = 0.5,
+    keep: float | Mapping[str, float] = 0.5,
     by: str | Callable[[keras.Model], float] = "parameters",
     *,
     criterion: Any = "magnitude",
@@ -66,7 +59,11 @@ def shrink(
             models are looked into, or one of `keras_nlp`. It is left as it
             is.
         keep: Of the cost, in (0, 1]: what is left costs no more, and would
-            with one step more of any width.
+            with one step more of any width. Or the shares themselves: kinds
+            of `what`, or patterns of layer paths, to numbers in (0, 1], such
+            as `{"stem*": 1.0, "width": 0.5}`. The first that fits decides,
+            what none fits stays, and `by`, `what` and `allocation` change
+            nothing; a `keras_nlp` model takes kinds alone.
         by: The cost: "parameters"; "macs", multiply-accumulates of layers
             with kernels, of `keras_nlp` models for one token; "bytes" of all
             weights as the model stores them, 4 for a float32; "latency" of
@@ -131,7 +128,7 @@ def shrink(
 
 def plan_shrink(
     model: keras.Model,
-    keep: float = 0.5,
+    keep: float | Mapping[str, float] = 0.5,
     by: str | Callable[[keras.Model], float] = "parameters",
     *,
     criterion: Any = "magnitude",
@@ -154,75 +151,39 @@ def plan_shrink(
         >>> plan.parameters, [(w.before, w.after) for w in plan.widths]
         ((114, 58), [(16, 8)])
     """
-    _check_arguments(keep, by, what, allocation, round_to)
+    told = Shares(keep, _ALL) if isinstance(keep, Mapping) else keep
+    if isinstance(told, Shares):
+        by, what = "parameters", _WHAT
+    _check_arguments(told, by, what, allocation, round_to)
     _check_model(model)
     if by == "latency":
         by = RelativeLatency(model)
     if backbone_of(model) is not None:
         return plan_backbone(
             model,
-            keep,
+            told,
             by,
             criterion=criterion,
             data=data,
             what=what,
             round_to=round_to,
         )
-    found = trace(model)
-    roots = found.atoms.roots()
-    families = families_of(found, roots, what)
-    if not families:
-        raise ValueError(
-            "`model` must have channels that can be removed: those of inputs "
-            "and outputs stay, and so do those that layer norms, softmax or "
-            f"unknown layers look at. Received: model={model.name!r}, what="
-            f"{list(what)}, held: {found.held or 'nothing by name'}."
-        )
-    scores = scores_of(model, found, roots, criterion, data)
-    families = [f for f in families if not np.isnan(scores[f.groups]).any()]
-    costs = Costs(found, roots, model)
-
-    def cost(kept: np.ndarray) -> float:
-        if isinstance(by, str):
-            return costs(by, kept)
-        return float(by(rebuild(model, found, kept[roots])))
-
-    everything = np.ones(len(roots), bool)
-    before = cost(everything)
-    kept = choose(
-        families,
-        scores,
-        cost,
-        target=keep * before,
-        uniform=allocation == "uniform",
+    return plan_graph(
+        model,
+        told,
+        by,
+        criterion=criterion,
+        data=data,
+        what=what,
+        allocation=allocation,
         round_to=round_to,
-        exchanges=isinstance(by, str),
-    )
-    return ShrinkPlan(
-        model=model,
-        widths=tuple(_width(family, kept) for family in families),
-        held=found.held,
-        parameters=(costs("parameters", everything), costs("parameters", kept)),
-        macs=(costs("macs", everything), costs("macs", kept)),
-        removal=GraphRemoval(trace=found, kept=kept[roots]),
-        cost=(before, cost(kept)),
-        keep=keep,
-    )
-
-
-def _width(family: Family, kept: np.ndarray) -> Width:
-    return Width(
-        layers=tuple(dict.fromkeys("/".join(s.layer) for s in family.settings)),
-        before=len(family.groups),
-        after=int(kept[family.groups].sum()),
-        kind=family.kind,
     )
 
 
 def _check_arguments(
-    keep: float, by: Any, what: Sequence[str], allocation: str, round_to: int
+    keep: Any, by: Any, what: Sequence[str], allocation: str, round_to: int
 ) -> None:
-    if not 0.0 < keep <= 1.0:
+    if not isinstance(keep, Shares) and not 0.0 < keep <= 1.0:
         raise ValueError(
             f"`keep` must be in (0, 1]. Received: keep={keep}. 0.5 leaves "
             "half of the cost."

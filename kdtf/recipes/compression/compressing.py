@@ -32,6 +32,7 @@ from kdtf.recipes.compression.result import Compression
 from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
+from kdtf.recipes.preprocessing import tokenized
 from kdtf.recipes.workspace import Workspace
 from kdtf.search.quiet_logs import quiet_retracing
 
@@ -78,7 +79,8 @@ def compress(
     Args:
         model: A trained model of Keras 3; it is left as it is.
         train: `(x, y)` arrays, or a finite `tf.data.Dataset` of batches, as
-            for `fit`: what is learned from, and calibrated on.
+            for `fit`: what is learned from, and calibrated on. Of a keras-nlp
+            task with a preprocessor also texts, of which that makes the rest.
         validation: The same: what files are judged and chosen by. Judge the
             chosen one once more on data of its own.
         target: "android", or "iot" for a microcontroller (int8 throughout).
@@ -140,6 +142,8 @@ def compress(
     )
     loss = check(model, target, metric, loss)
     check_numbers(epochs, batch_size, learning_rate, time_budget)
+    train = tokenized(model, train, "train")
+    validation = tokenized(model, validation, "validation")
     console = rich.console.Console(quiet=not verbose)
     workspace = Workspace(pathlib.Path(out), console=console)
     setting = {

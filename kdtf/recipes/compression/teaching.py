@@ -15,6 +15,7 @@ from kdtf.batches import is_dataset
 from kdtf.batches import iterate_batches
 from kdtf.batches import num_examples_of
 from kdtf.distillation import Distiller
+from kdtf.recipes.preprocessing import without_preprocessor
 
 __all__ = ["Diverged", "Teaching", "TimeIsUp"]
 
@@ -114,15 +115,16 @@ class Teaching:
             data = dict(zip(names, self.train, strict=False))
             data["batch_size"] = self.batch_size
         try:
-            model.fit(
-                **data,
-                epochs=epochs,
-                verbose=self.verbose,
-                callbacks=[
-                    keras.callbacks.BackupAndRestore(str(backup)),
-                    _Watch(self.deadline),
-                ],
-            )
+            with without_preprocessor(student):
+                model.fit(
+                    **data,
+                    epochs=epochs,
+                    verbose=self.verbose,
+                    callbacks=[
+                        keras.callbacks.BackupAndRestore(str(backup)),
+                        _Watch(self.deadline),
+                    ],
+                )
         except Diverged:
             # The backup holds what led there.
             shutil.rmtree(backup, ignore_errors=True)

@@ -98,9 +98,9 @@ class Shrink(Arguments):
     """Removes channels, units, heads and blocks by `kdtf.shrink`."""
 
     keep: Real = Field(0.5, gt=0, le=1)
-    by: Literal["parameters", "macs"] = "parameters"
+    by: Literal["parameters", "macs", "bytes", "latency"] = "parameters"
     criterion: Criterion = "magnitude"
-    what: list[Literal["width", "heads", "depth"]] = Field(
+    what: list[Literal["width", "heads", "depth", "hidden"]] = Field(
         ["width", "heads"], min_length=1
     )
     allocation: Literal["global", "uniform"] = "global"

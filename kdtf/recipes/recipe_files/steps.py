@@ -1,13 +1,11 @@
 """How each verb of a recipe changes a model."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import inspect
 import json
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,6 +24,7 @@ from kdtf.pruning.criteria import get as get_criterion
 from kdtf.quantization import cluster
 from kdtf.quantization import quantize
 from kdtf.quantization import quantize_aware
+from kdtf.recipes.preprocessing import without_preprocessor
 from kdtf.recipes.recipe_files.schema import Step
 from kdtf.recipes.recipe_files.schema import Training
 from kdtf.schedules import CosineSchedule
@@ -99,7 +98,7 @@ class Bench:
             callbacks.append(keras.callbacks.TensorBoard(folder))
         metrics = list(self.metrics) if loss is not None else None
         model.compile(optimizer, loss=loss, metrics=metrics)
-        with _without_preprocessor(trained):
+        with without_preprocessor(trained):
             history = model.fit(
                 # What there is of x, y and sample_weight.
                 **dict(zip(_FIT, self.train, strict=False)),
@@ -262,20 +261,6 @@ def _given(arguments: Any) -> dict[str, Any]:
 
 def _num_examples(data: tuple[Any, ...]) -> int:
     return len(keras.tree.flatten(data)[0])
-
-
-@contextlib.contextmanager
-def _without_preprocessor(model: Any) -> Iterator[None]:
-    """Lets `fit` of a keras-nlp task take arrays as they are."""
-    preprocessor = getattr(model, "preprocessor", None)
-    if preprocessor is None:
-        yield
-        return
-    model.preprocessor = None
-    try:
-        yield
-    finally:
-        model.preprocessor = preprocessor
 
 
 def _check_finite(model: Any, history: Any, training: Any) -> None:

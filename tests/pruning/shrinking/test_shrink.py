@@ -211,3 +211,30 @@ class Configured(keras.Model):
 def test_bad_input_is_one_clear_error(make, kwargs, error, match):
     with pytest.raises(error, match=match):
         shrink(make(), **kwargs)
+
+
+def test_layers_keep_the_shares_that_are_told():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(16, name="first"),
+            keras.layers.Dense(32, name="second"),
+            keras.layers.Dense(8, name="third"),
+            keras.layers.Dense(2, name="last"),
+        ]
+    )
+    # The first name that fits decides; 12 of 16 are nearest to 80%.
+    shares = {"second": 0.25, "*d": 1.0, "width": 0.8}
+    plan = kdtf.plan_shrink(model, shares, round_to=4)
+    assert [width.after for width in plan.widths] == [12, 8, 8]
+    norms = np.linalg.norm(model.get_layer("second").kernel, axis=0)
+    norms = np.hypot(
+        norms, np.linalg.norm(model.get_layer("third").kernel, axis=1)
+    )
+    kept = np.sort(np.argsort(-norms)[:8])
+    np.testing.assert_array_equal(
+        plan.build().get_layer("third").kernel,
+        model.get_layer("third").kernel.numpy()[kept],
+    )
+    with pytest.raises(ValueError, match="'fourth'.*fit none of.*first"):
+        kdtf.shrink(model, {"fourth": 0.5})

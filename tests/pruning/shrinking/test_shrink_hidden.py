@@ -222,3 +222,38 @@ def test_what_scales_queries_by_the_channels_is_held():
     assert plan.build().hidden_dim == 16
     with pytest.raises(ValueError, match="queries are scaled"):
         kdtf.plan_shrink(model, 0.9, what=["hidden"])
+
+
+def test_shares_of_kinds_are_told():
+    model = backbone("Gemma", num_layers=4)
+    shares = {"width": 0.5, "hidden": 0.5, "depth": 0.5, "heads": 0.5}
+    plan = kdtf.plan_shrink(model, shares, round_to=2)
+    smaller = plan.build()
+    assert (smaller.num_layers, smaller.hidden_dim) == (2, 8)
+    assert (smaller.num_query_heads, smaller.num_key_value_heads) == (2, 1)
+    # It says 24, and has half of them: 6 of 12.
+    assert smaller.intermediate_dim == 12
+    assert plan.keep is None
+    assert "asked for" not in str(plan)
+
+
+def test_shares_of_one_leave_a_model_as_it_is():
+    model = backbone("GPT2")
+    x = inputs_of(model)
+    same = kdtf.shrink(model, {"width": 1.0, "depth": 1.0})
+    np.testing.assert_array_equal(outputs(same, x)[0], outputs(model, x)[0])
+
+
+@pytest.mark.parametrize(
+    ("keep", "match"),
+    [
+        ({}, "must be a number in"),
+        ({"width": 0.0}, "must be a number in"),
+        ({"width": "half"}, "must be a number in"),
+        ({"transformer_layer_0": 0.5}, "fit none of"),
+        ({"heads": 0.5, "width": 0.5}, "`keep` must name what"),
+    ],
+)
+def test_wrong_shares_are_refused(keep, match):
+    with pytest.raises(ValueError, match=match):
+        kdtf.shrink(backbone("Bert"), keep)
