@@ -1,7 +1,5 @@
-"""Texts for keras-nlp tasks: made token ids once, before anything else."""
+"""Texts and token ids for keras-nlp tasks, whose `fit` takes texts alone."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,7 +7,7 @@ import numpy as np
 
 from kdtf.batches import is_dataset
 
-__all__ = ["tokenized", "without_preprocessor"]
+__all__ = ["fit_arrays", "tokenized"]
 
 
 def tokenized(model: Any, data: Any, argument: str) -> Any:
@@ -51,18 +49,22 @@ def tokenized(model: Any, data: Any, argument: str) -> Any:
     return tuple(keras.tree.map_structure(np.asarray, part) for part in given)
 
 
-@contextlib.contextmanager
-def without_preprocessor(model: Any) -> Iterator[None]:
-    """Lets `fit` of a keras-nlp task take arrays as they are, for a while."""
-    preprocessor = getattr(model, "preprocessor", None)
-    if preprocessor is None:
-        yield
-        return
-    model.preprocessor = None
-    try:
-        yield
-    finally:
-        model.preprocessor = preprocessor
+def fit_arrays(model: Any, **options: Any) -> Any:
+    """Fits a model to arrays as they are, in another order each epoch.
+
+    `fit` of a keras-nlp task makes token ids of texts, and neither takes
+    those ids where a preprocessor is set nor shuffles arrays.
+
+    Args:
+        model: What is compiled.
+        **options: Of Keras's `fit`.
+
+    Returns:
+        Keras's history.
+    """
+    if hasattr(model, "preprocess_samples"):
+        return keras.Model.fit(model, **options)
+    return model.fit(**options)
 
 
 def _holds_texts(data: Any) -> bool:

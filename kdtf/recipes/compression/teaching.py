@@ -15,7 +15,7 @@ from kdtf.batches import is_dataset
 from kdtf.batches import iterate_batches
 from kdtf.batches import num_examples_of
 from kdtf.distillation import Distiller
-from kdtf.recipes.preprocessing import without_preprocessor
+from kdtf.recipes.preprocessing import fit_arrays
 
 __all__ = ["Diverged", "Teaching", "TimeIsUp"]
 
@@ -108,23 +108,27 @@ class Teaching:
         decay = keras.optimizers.schedules.CosineDecay(
             rate, epochs * self.steps
         )
-        model.compile(keras.optimizers.Adam(decay), loss=self.loss)
+        # Those that keras-nlp tasks add may not suit the labels; None leaves
+        # earlier ones.
+        none: dict[str, Any] = {"metrics": [], "weighted_metrics": []}
+        optimizer = keras.optimizers.Adam(decay)
+        model.compile(optimizer, loss=self.loss, **none)
         data: dict[str, Any] = {"x": self.train}
         if not is_dataset(self.train):
             names = ("x", "y", "sample_weight")
             data = dict(zip(names, self.train, strict=False))
             data["batch_size"] = self.batch_size
         try:
-            with without_preprocessor(student):
-                model.fit(
-                    **data,
-                    epochs=epochs,
-                    verbose=self.verbose,
-                    callbacks=[
-                        keras.callbacks.BackupAndRestore(str(backup)),
-                        _Watch(self.deadline),
-                    ],
-                )
+            fit_arrays(
+                model,
+                **data,
+                epochs=epochs,
+                verbose=self.verbose,
+                callbacks=[
+                    keras.callbacks.BackupAndRestore(str(backup)),
+                    _Watch(self.deadline),
+                ],
+            )
         except Diverged:
             # The backup holds what led there.
             shutil.rmtree(backup, ignore_errors=True)

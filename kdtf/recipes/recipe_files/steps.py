@@ -24,7 +24,7 @@ from kdtf.pruning.criteria import get as get_criterion
 from kdtf.quantization import cluster
 from kdtf.quantization import quantize
 from kdtf.quantization import quantize_aware
-from kdtf.recipes.preprocessing import without_preprocessor
+from kdtf.recipes.preprocessing import fit_arrays
 from kdtf.recipes.recipe_files.schema import Step
 from kdtf.recipes.recipe_files.schema import Training
 from kdtf.schedules import CosineSchedule
@@ -98,15 +98,15 @@ class Bench:
             callbacks.append(keras.callbacks.TensorBoard(folder))
         metrics = list(self.metrics) if loss is not None else None
         model.compile(optimizer, loss=loss, metrics=metrics)
-        with without_preprocessor(trained):
-            history = model.fit(
-                # What there is of x, y and sample_weight.
-                **dict(zip(_FIT, self.train, strict=False)),
-                validation_data=self.validation if loss is not None else None,
-                batch_size=training.batch_size,
-                epochs=training.epochs,
-                callbacks=callbacks,
-            )
+        history = fit_arrays(
+            model,
+            # What there is of x, y and sample_weight.
+            **dict(zip(_FIT, self.train, strict=False)),
+            validation_data=self.validation if loss is not None else None,
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            callbacks=callbacks,
+        )
         _check_finite(trained, history, training)
 
     def loss_for(self, model: Any) -> Any:
