@@ -55,7 +55,8 @@ class ShrinkPlan:
     Attributes:
         model: The model as it is.
         widths: What may shrink, by how much it does.
-        held: Layers whose channels stay, with the reason.
+        held: Layers whose channels, and those of their neighbours, stay; of
+            `keras_nlp` models kinds; each with the reason.
         parameters: Before and after.
         macs: Multiply-accumulates of the layers with kernels, before and
             after, of `keras_nlp` models for one token; those inside of
@@ -121,7 +122,7 @@ def _render(plan: ShrinkPlan, console: rich.console.Console) -> None:
     columns = ("Layers", "", "Before", "After")
     console.print(table(columns, rows, numbers={"Before", "After"}))
     for path, why in plan.held.items():
-        console.print(rich.text.Text(f"held: {path} and around it ({why})"))
+        console.print(rich.text.Text(f"held: {path} ({why})"))
 
 
 def _draw(widths: tuple[Width, ...], salt: str) -> str:

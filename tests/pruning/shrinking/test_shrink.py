@@ -89,7 +89,7 @@ def test_a_plan_says_what_goes_and_what_is_held():
     assert plan.held == {"unknown": "no rule for TimeDistributed"}
     assert [width.layers for width in plan.widths] == [("free",)]
     text = str(plan)
-    assert "held: unknown and around it (no rule for TimeDistributed)" in text
+    assert "held: unknown (no rule for TimeDistributed)" in text
     assert "parameters 378 -> 290 (76.7%)" in text
     assert plan.to_svg().lstrip().startswith("<svg")
     assert text.split()[0] in plan._repr_html_()
