@@ -17,11 +17,10 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-from shrink_lm import trained_teacher
+from demo_students import Demo
 
 import kdtf
 from kdtf.backbones import resized
-from kdtf.recipes import demo_text
 
 
 def main():
@@ -33,52 +32,21 @@ def main():
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = demo_text.TextSettings(seed=0)
-    corpus = demo_text.read_corpus(settings)
-    test = demo_text.text_inputs(corpus.test[0]), corpus.test[1]
-    teacher = trained_teacher(arguments.out, corpus, settings)
-
-    def perplexity(model):
-        row = kdtf.compare(
-            {"it": model},
-            test,
-            metrics=[demo_text.perplexity()],
-            latency_runs=0,
-        )["it"]
-        (value,) = row.metrics.values()
-        return value
-
-    def taught(student):
-        keras.utils.set_random_seed(arguments.seed)
-        student.preprocessor = None
-        distiller = kdtf.Distiller(
-            teacher, student, alpha=arguments.alpha, temperature=1.0
-        )
-        demo_text.fit_text(
-            distiller,
-            corpus,
-            settings,
-            arguments.epochs,
-            arguments.rate,
-            verbose=0,
-        )
-        return perplexity(student)
-
+    demo = Demo(arguments.out)
     preset = kdtf.search.shrinkings(
-        teacher,
+        demo.teacher,
         shares=[0.25, 0.5, 0.75, 1.0],
         criterion="wanda",
-        data=demo_text.text_inputs(corpus.train[0][:64]),
+        data=demo.calibration,
     )
 
     def objective(smaller):
-        fresh = resized(smaller, {})
-        values = {
-            "inherited": taught(smaller),
-            "new weights": taught(fresh),
-            "parameters": smaller.count_params(),
-        }
+        students = {"inherited": smaller, "new weights": resized(smaller, {})}
+        values = {}
+        for name, student in students.items():
+            keras.utils.set_random_seed(arguments.seed)
+            values[name] = demo.trained(student, arguments)
+        values["parameters"] = smaller.count_params()
         print(
             f"{values['parameters']:12,}{values['inherited']:12.2f}"
             f"{values['new weights']:14.2f}",
@@ -86,7 +54,7 @@ def main():
         )
         return values
 
-    print(f"teacher: perplexity {perplexity(teacher):.2f}")
+    print(f"teacher: perplexity {demo.perplexity(demo.teacher):.2f}")
     print(f"{'parameters':>12}{'inherited':>12}{'new weights':>14}")
     found = kdtf.search(
         preset.build,

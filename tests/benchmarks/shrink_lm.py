@@ -17,28 +17,10 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from demo_students import Demo
 
 import kdtf
-from kdtf.backbones import backbone_of
 from kdtf.backbones import resized
-from kdtf.recipes import demo_text
-
-
-def trained_teacher(folder, corpus, settings):
-    path = folder / "teacher.keras"
-    if not path.exists():
-        keras.utils.set_random_seed(0)
-        model = demo_text.build_model(settings, corpus, settings.teacher)
-        demo_text.fit_text(
-            model,
-            corpus,
-            settings,
-            settings.teacher_epochs,
-            settings.teacher_learning_rate,
-            verbose=0,
-        )
-        model.save(path)
-    return keras.saving.load_model(path, compile=False)
 
 
 def main():
@@ -51,66 +33,29 @@ def main():
     parser.add_argument("--what", nargs="+", default=["width", "depth"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = demo_text.TextSettings(seed=0)
-    corpus = demo_text.read_corpus(settings)
-    test = demo_text.text_inputs(corpus.test[0]), corpus.test[1]
-    teacher = trained_teacher(arguments.out, corpus, settings)
-
-    def perplexity(model):
-        row = kdtf.compare(
-            {"it": model},
-            test,
-            metrics=[demo_text.perplexity()],
-            latency_runs=0,
-        )["it"]
-        (value,) = row.metrics.values()
-        return value
-
+    demo = Demo(arguments.out)
     plan = kdtf.plan_shrink(
-        teacher,
+        demo.teacher,
         arguments.keep,
         what=arguments.what,
         criterion="wanda",
-        data=demo_text.text_inputs(corpus.train[0][:64]),
+        data=demo.calibration,
     )
     print(plan)
-    top = perplexity(teacher)
-    print(
-        f"teacher {top:.3f}; shrunk, not taught {perplexity(plan.build()):.3f}"
-    )
-
-    def fresh(smaller):
-        config = backbone_of(smaller).get_config()
-        return resized(smaller, {"num_layers": config["num_layers"]})
-
+    top = demo.perplexity(demo.teacher)
+    before = demo.perplexity(plan.build())
+    print(f"teacher {top:.3f}; shrunk, not taught {before:.3f}")
     ways = {
         "shrunk, taught": (lambda: plan.build(), True),
         "shrunk, labels alone": (lambda: plan.build(), False),
-        "new weights, taught": (lambda: fresh(plan.build()), True),
+        "new weights, taught": (lambda: resized(plan.build(), {}), True),
     }
     print(f"{'':24}{'perplexity':>12}{'of teacher':>12}{'s':>6}")
     for name, (make, is_taught) in ways.items():
         for seed in arguments.seeds:
             start = time.perf_counter()
             keras.utils.set_random_seed(seed)
-            student = make()
-            # Else a model that is trained by itself would take text.
-            student.preprocessor = None
-            trained = student
-            if is_taught:
-                trained = kdtf.Distiller(
-                    teacher, student, alpha=arguments.alpha, temperature=1.0
-                )
-            demo_text.fit_text(
-                trained,
-                corpus,
-                settings,
-                arguments.epochs,
-                arguments.rate,
-                verbose=0,
-            )
-            found = perplexity(student)
+            found = demo.trained(make(), arguments, is_taught=is_taught)
             seconds = time.perf_counter() - start
             print(
                 f"{name:24}{found:12.3f}{found / top:12.1%}{seconds:6.0f}",
