@@ -50,7 +50,7 @@ def tokenized(model: Any, data: Any, argument: str) -> Any:
 
 
 def fit_arrays(model: Any, **options: Any) -> Any:
-    """Fits a model to arrays as they are, in another order each epoch.
+    """Fits a model to arrays as they are, shuffled as Keras does.
 
     `fit` of a keras-nlp task makes token ids of texts, and neither takes
     those ids where a preprocessor is set nor shuffles arrays.

@@ -29,6 +29,7 @@ from kdtf.evaluation.metrics import metric_direction
 from kdtf.export.targets import MODES
 from kdtf.files import atomic_path
 from kdtf.files import gzip_bytes
+from kdtf.recipes.preprocessing import fit_arrays
 from kdtf.schedules import PolynomialSchedule
 from kdtf.search.objective import as_if_trained
 
@@ -117,7 +118,9 @@ class Contest:
         steps = epochs * -(-len(self.task.train[1]) // 32)
         decay = keras.optimizers.schedules.CosineDecay(rate, steps)
         trained.compile(keras.optimizers.Adam(decay), loss)
-        trained.fit(*self.task.train, batch_size=32, epochs=epochs, verbose=0)
+        x, y = self.task.train
+        options = {"batch_size": 32, "epochs": epochs, "verbose": 0}
+        fit_arrays(trained, x=x, y=y, **options)
         return model
 
     def export(self, model, path, options):
@@ -402,8 +405,9 @@ def show(entry, limit):
     words = f"{np.mean(values):.4f}"
     if len(values) > 1:
         words += f" ({min(values):.4f}-{max(values):.4f})"
+    remark = entry["remark"]
     if entry["bytes"] > limit:
-        download = "fits as a download" if entry["gzip"] <= limit else ""
-        entry["remark"] = f"larger: {download}; {entry['remark']}"
+        fits = entry["gzip"] <= limit
+        remark = f"{'fits compressed' if fits else 'smallest'}; {remark}"
     numbers = f"{entry['bytes']:,}", f"{entry['gzip']:,}"
-    print(line(entry["name"], *numbers, words, entry["remark"]), flush=True)
+    print(line(entry["name"], *numbers, words, remark), flush=True)

@@ -85,8 +85,5 @@ def test_arrays_are_shuffled_and_not_preprocessed(task):
         "padding_mask": np.ones((64, 6), "int32"),
         "segment_ids": np.zeros((64, 6), "int32"),
     }
-    history = fit_arrays(task, x=x, y=np.arange(64.0), epochs=2, verbose=0)
-    assert len(history.history["loss"]) == 2
-    first, second = seen[:64], seen[64:]
-    assert sorted(first) == sorted(second) == list(range(64))
-    assert first != sorted(first) and first != second
+    fit_arrays(task, x=x, y=np.arange(64.0), verbose=0)
+    assert sorted(seen) == list(range(64)) != seen

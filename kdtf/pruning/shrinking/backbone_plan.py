@@ -127,16 +127,17 @@ class _Removals:
 
     def allowed(self, round_to: int) -> dict[str, np.ndarray]:
         """Returns the numbers of steps that each kind may keep, ascending."""
-        found = {}
-        for kind in self._kinds:
-            part = self._parts.get(kind)
+        return {kind: self._steps(kind, round_to) for kind in self._kinds}
+
+    def _steps(self, kind: str, round_to: int) -> np.ndarray:
+        part = self._parts.get(kind)
+        if part is None or kind == "heads":
             steps = part.steps if part else self._num_blocks
-            # Neurons are rounded, and channels that do not go with heads.
-            is_fine = part and kind != "heads" and part.steps == part.parts
-            found[kind] = counts_allowed(
-                steps, "width" if is_fine else "depth", round_to
-            )
-        return found
+            return np.arange(1, steps + 1)
+        each = part.number(1)
+        rounded = counts_allowed(part.parts, "width", round_to)
+        # Of channels that go with heads those that are both.
+        return rounded[rounded % each == 0] // each
 
     def __call__(self, counts: Sequence[int]) -> BackboneRemoval:
         """Returns what goes for so many steps of each kind."""

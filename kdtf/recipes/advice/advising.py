@@ -21,6 +21,7 @@ from kdtf.recipes.compression.checks import check
 from kdtf.recipes.compression.making import Maker
 from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.ways import Kind
+from kdtf.recipes.preprocessing import tokenized
 from kdtf.recipes.workspace import Workspace
 
 __all__ = ["advise"]
@@ -90,6 +91,7 @@ def advise(
         max_quality_loss=max_quality_loss,
     )
     loss = check(model, target, metric, loss)
+    data = tokenized(model, data, "data")
     kind = Kind.of(model, target)
     console = rich.console.Console(quiet=not verbose, stderr=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -146,6 +146,15 @@ def compress(
     validation = tokenized(model, validation, "validation")
     console = rich.console.Console(quiet=not verbose)
     workspace = Workspace(pathlib.Path(out), console=console)
+    teaching = Teaching(
+        train=train,
+        loss=loss,
+        rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        deadline=start + (math.inf if time_budget is None else time_budget),
+        verbose="auto" if verbose else 0,
+    )
     setting = {
         "kdtf": __version__,
         "model": of_model(model),
@@ -153,6 +162,7 @@ def compress(
         "validation": _fingerprint(validation),
         "target": target,
         "metric": metric_name(metric),
+        "loss": teaching.told,
         "epochs": epochs,
         "learning_rate": learning_rate,
         "batch_size": batch_size,
@@ -160,15 +170,7 @@ def compress(
     }
     maker = Maker(
         model=model,
-        teaching=Teaching(
-            train=train,
-            loss=loss,
-            rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            deadline=start + (math.inf if time_budget is None else time_budget),
-            verbose="auto" if verbose else 0,
-        ),
+        teaching=teaching,
         validation=validation,
         metric=metric,
         target=target,
@@ -315,7 +317,13 @@ class _Run:
             self.maker,
             self.kind,
             self.budget,
-            ways.shrunk(self.kind, chosen["keep"], chosen["by"]),
+            ways.shrunk(
+                self.kind,
+                chosen["keep"],
+                chosen["by"],
+                best.settings["quantize_aware"]["scheme"],
+                narrow="hidden" in chosen["what"],
+            ),
             self.try_way,
             goes_on=self.has_time,
             seed=self.seed,

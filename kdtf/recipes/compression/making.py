@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import tempfile
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from kdtf.pruning import prune
 from kdtf.pruning import shrink
 from kdtf.quantization import quantize_aware
 from kdtf.recipes.compression.candidate import Candidate
+from kdtf.recipes.compression.sizes import Sizes
 from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.teaching import TimeIsUp
 from kdtf.recipes.compression.ways import Way
@@ -99,17 +101,29 @@ class Maker:
             found, quality_loss=loss, seconds=time.monotonic() - start
         )
 
-    def size_before_training(self, way: Way) -> int:
-        """Returns the bytes of the file of a way without its training."""
-        path = self.workspace.folder / "untrained.tflite"
-        student = self._shrunk(way)
-        options = {"target": self.target, "quantize": way.mode}
-        try:
-            with as_if_trained(student):
-                self._export(student, path, **options)
+    def size_before_training(self, way: Way) -> int | None:
+        """Returns the bytes of the file of a way without its training.
+
+        None if nothing so small exists, or it has no file. What is known from
+        an earlier run is not exported again.
+        """
+        settings = {name: way.steps[name] for name in ("shrink", "export")}
+        sizes = Sizes(self.workspace.folder, self.setting)
+        return sizes.of(settings, lambda: self._untrained_size(way))
+
+    def _untrained_size(self, way: Way) -> int | None:
+        # Of its own: other processes may be at the same.
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "untrained.tflite")
+            try:
+                student = self._shrunk(way)
+                with as_if_trained(student):
+                    self._export(
+                        student, path, target=self.target, quantize=way.mode
+                    )
+            except ValueError:
+                return None
             return path.stat().st_size
-        finally:
-            path.unlink(missing_ok=True)
 
     def student(self, way: Way) -> Any:
         """Returns the model at the end of a way, before its export."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from kdtf.recipes.compression.ways import mode_of
 from kdtf.recipes.compression.ways import shrunk
 from kdtf.recipes.workspace import key_of
 from kdtf.search import Infeasible
+from kdtf.search import SearchResult
 from kdtf.search import search
 
 __all__ = ["Target", "searched", "shrinkings"]
@@ -27,6 +29,8 @@ __all__ = ["Target", "searched", "shrinkings"]
 _PARTS = (0.7, 0.5, 0.35, 0.25)
 # Names and shapes in a file do not shrink with the weights.
 _MARGIN, _JUMP, _ROUNDS = 0.98, 0.7, 12
+# Where nothing may stay: `shrink` says what it cannot do.
+_LEAST = 1e-4
 # Bytes that a trained file may have beside those of an untrained one.
 _EXTRA = 200
 _TRIALS = 6
@@ -58,26 +62,36 @@ def shrinkings(
         tried: The candidates so far, of which the one in the mode of the
             shrunk models tells what is too much.
     """
-    if not budget.limits_cost:
-        for part in _PARTS:
-            yield shrunk(kind, part, "parameters")
-        return
-    target = _target(kind, budget, tried)
-    if target is not None:
-        fitted = _fitted(maker, kind, budget, target)
-        if fitted is not None:
-            yield shrunk(kind, fitted.keep, fitted.by)
+    for scheme in (kind.small_scheme, *kind.extra_schemes):
+        if not budget.limits_cost:
+            for part in _PARTS:
+                yield shrunk(kind, part, "parameters", scheme)
+            continue
+        target = _target(kind, scheme, budget, tried)
+        if target is None:
+            continue
+        # Channels between blocks go where a file fits in no other way: to
+        # lose them hurts most.
+        for narrow in (False,) if kind.has_graph else (False, True):
+            make = functools.partial(
+                shrunk, kind, by=target.by, scheme=scheme, narrow=narrow
+            )
+            fitted = _fitted(maker, budget, target.keep, make)
+            if fitted is not None:
+                yield fitted
+                break
 
 
 def _target(
-    kind: Kind, budget: Budget, tried: Sequence[Candidate]
+    kind: Kind, scheme: str, budget: Budget, tried: Sequence[Candidate]
 ) -> Target | None:
     """Returns what must go, from what the same mode costs unshrunk."""
-    mode = mode_of(kind.small_scheme)
     known = [
         one
         for one in tried
-        if one.is_complete and one.settings["export"]["quantize"] == mode
+        if one.is_complete
+        and "shrink" not in one.settings
+        and one.settings["export"]["quantize"] == mode_of(scheme)
     ]
     if not known:
         return Target(0.5, "parameters")
@@ -92,23 +106,22 @@ def _target(
 
 
 def _fitted(
-    maker: Maker, kind: Kind, budget: Budget, target: Target
-) -> Target | None:
-    """Returns the target at which the file fits, seen before training it."""
-    keep = round(target.keep * _MARGIN, 4)
+    maker: Maker, budget: Budget, keep: float, make: Callable[[float], Way]
+) -> Way | None:
+    """Returns the way whose file fits, seen before training it."""
+    keep = max(_LEAST, round(keep * _MARGIN, 4))
     if budget.max_size is None:
-        return dataclasses.replace(target, keep=keep)
+        return make(keep)
     limit = budget.max_size - _EXTRA
     # An empty file's names and shapes are not known yet: as if there were none.
     last = (0.0, 0)
     for _ in range(_ROUNDS):
-        try:
-            size = maker.size_before_training(shrunk(kind, keep, target.by))
-        except ValueError:
-            # Nothing so small exists.
+        way = make(keep)
+        size = maker.size_before_training(way)
+        if size is None:
             return None
         if size <= limit:
-            return dataclasses.replace(target, keep=keep)
+            return way
         # The line through the last two, but no long jump: widths come in
         # steps, so the line may be anything.
         slope = (size - last[1]) / (keep - last[0])
@@ -156,14 +169,17 @@ def searched(
         keep, *others = choices.values()
         name = ", ".join([f"searched {keep:.1%}", *map(str, others)])
         return shrunk(
-            kind, **choices, by=around.by, name=name, stage="searched"
+            kind,
+            **choices,
+            by=around.by,
+            scheme=around.scheme,
+            narrow="hidden" in around.what,
+            name=name,
+            stage="searched",
         )
 
     def objective(way: Way) -> dict[str, float]:
-        if budget.max_size is not None:
-            size = float(maker.size_before_training(way))
-            if size + _EXTRA > budget.max_size:
-                raise Infeasible({"bytes": size})
+        _check_size(maker, way, budget)
         found = try_way(way)
         if found.status == "skipped":
             raise TimeIsUp(found.reason)
@@ -176,7 +192,8 @@ def searched(
         }
 
     # Other models and other spaces are other studies.
-    key = key_of([maker.setting, space, around.by])
+    common = around.by, around.scheme, list(around.what)
+    key = key_of([maker.setting, space, *common])
     limits = {"bytes": budget.max_size, "latency_ms": budget.max_latency_ms}
     direction = metric_direction(maker.metric)
     with contextlib.suppress(TimeIsUp):
@@ -184,7 +201,7 @@ def searched(
         for trials in range(1, _TRIALS + 1):
             if not goes_on():
                 return
-            search(
+            found = search(
                 build,
                 space,
                 objective,
@@ -197,3 +214,34 @@ def searched(
                 seed=seed,
                 verbose=0,
             )
+            if trials == 1:
+                _recall(found, build, maker, budget, try_way)
+
+
+def _recall(
+    found: SearchResult,
+    build: Callable[[dict[str, Any]], Way],
+    maker: Maker,
+    budget: Budget,
+    try_way: Callable[[Way], Candidate],
+) -> None:
+    """Looks up what an earlier run tried: a search runs no trial again."""
+    ways = []
+    for trial in found.trials:
+        with contextlib.suppress(ValueError, Infeasible):
+            way = build(trial.choices)
+            _check_size(maker, way, budget)
+            ways.append(way)
+    for way in ways:
+        try_way(way)
+
+
+def _check_size(maker: Maker, way: Way, budget: Budget) -> None:
+    """Refuses what would be too large, before any training."""
+    if budget.max_size is None:
+        return
+    size = maker.size_before_training(way)
+    if size is None:
+        raise ValueError("nothing so small exists")
+    if size + _EXTRA > budget.max_size:
+        raise Infeasible({"bytes": float(size)})

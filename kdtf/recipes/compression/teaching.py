@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import pathlib
 import shutil
@@ -73,6 +74,14 @@ class Teaching:
         loss = self.loss
         name = loss if isinstance(loss, str) else getattr(loss, "name", "")
         return "crossentropy" in f"{name or loss}".lower().replace("_", "")
+
+    @property
+    def told(self) -> str:
+        """The loss in words, with what it was told."""
+        if isinstance(self.loss, keras.losses.Loss):
+            name = type(self.loss).__qualname__
+            return f"{name} {json.dumps(self.loss.get_config(), default=str)}"
+        return getattr(self.loss, "__qualname__", f"{self.loss}")
 
     def __call__(
         self,

@@ -97,7 +97,10 @@ def test_what_stays_is_a_slice(family):
 
 def test_a_head_goes_with_its_channels():
     model = backbone("Bert", num_heads=4)
-    plan = kdtf.plan_shrink(model, 0.75, what=["hidden"])
+    # Three of 4 channels each are 12: no multiple of 8.
+    coarse = kdtf.plan_shrink(model, 0.75, what=["hidden"])
+    assert coarse.widths[0].after == 8
+    plan = kdtf.plan_shrink(model, 0.75, what=["hidden"], round_to=4)
     smaller = plan.build()
     assert (smaller.num_heads, smaller.hidden_dim) == (3, 12)
     kept = kept_channels(plan)

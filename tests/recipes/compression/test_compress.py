@@ -8,6 +8,7 @@ from kdtf.litert import Runner
 from kdtf.recipes.compression import compress
 from kdtf.recipes.compression import compressing
 from kdtf.recipes.compression import making
+from kdtf.recipes.compression import stages
 from kdtf.recipes.compression import ways
 from kdtf.recipes.compression.teaching import Teaching
 
@@ -49,7 +50,7 @@ def shrunk(model, data, tmp_path_factory):
     return compress(
         model,
         *data,
-        max_size="8kB",
+        max_size="5kB",
         max_quality_loss=0.05,
         epochs=1,
         out=tmp_path_factory.mktemp("shrunk"),
@@ -80,7 +81,7 @@ def test_a_tight_budget_is_met_by_a_smaller_network(shrunk, data):
         "quantize_aware",
         "export",
     ]
-    assert shrunk.path.stat().st_size <= 8_000
+    assert shrunk.path.stat().st_size <= 5_000
     stages = [one.stage for one in shrunk.candidates]
     assert stages == sorted(stages, key=list(dict.fromkeys(stages)).index)
     # The quality is that of the file.
@@ -109,7 +110,7 @@ def test_the_page_holds_lineage_reasons_and_pictures(
     text = page.read_text()
     assert "Chosen: shrunk to" in text
     assert "original -&gt; shrink {" in text
-    assert "kdtf.compress(model, train, validation, max_size=8000," in text
+    assert "kdtf.compress(model, train, validation, max_size=5000," in text
     assert "What int4 costs each kernel, alone" in text
     # Quality against size and latency, and the kernels.
     assert text.count("<svg") == 3
@@ -122,10 +123,12 @@ def test_a_second_run_trains_nothing(shrunk, model, data, monkeypatch):
 
     monkeypatch.setattr(Teaching, "__call__", refuse)
     monkeypatch.setattr(making, "compare", refuse)
+    # Not even to see how large an untrained model's file is.
+    monkeypatch.setattr(making, "export_tflite", refuse)
     again = compress(
         model,
         *data,
-        max_size="8kB",
+        max_size="5kB",
         max_quality_loss=0.05,
         epochs=1,
         out=shrunk.folder,
@@ -173,7 +176,7 @@ def test_no_budget_is_met_by_what_diverges(model, data, tmp_path):
     found = compress(
         model,
         *data,
-        max_size="8kB",
+        max_size="5kB",
         epochs=1,
         learning_rate=1e30,
         out=tmp_path,
@@ -182,7 +185,7 @@ def test_no_budget_is_met_by_what_diverges(model, data, tmp_path):
     failed = {c.stage: c.reason for c in found.candidates if not c.is_complete}
     assert "Diverged: the loss became nan" in failed["shrunk"]
     assert not found.is_met
-    assert "Not reachable: at most 8 kB" in found.why[-1]
+    assert "Not reachable: at most 5 kB" in found.why[-1]
     assert found.chosen.stage == "post-training"
     # The next run does not restore what led there.
     folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
@@ -202,7 +205,7 @@ def test_when_the_time_is_up_nothing_is_begun(model, data, tmp_path):
     found = compress(
         model,
         *data,
-        max_size="8kB",
+        max_size="5kB",
         time_budget=1e-3,
         out=tmp_path,
         verbose=0,
@@ -211,6 +214,46 @@ def test_when_the_time_is_up_nothing_is_begun(model, data, tmp_path):
     assert all("the time is up" in sentence for sentence in found.why[:-1])
     with pytest.raises(ValueError, match="There is no file"):
         _ = found.path
+
+
+@pytest.mark.slow
+def test_a_second_run_recalls_what_was_searched(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype("int32")
+    layers = [keras.layers.Dense(512, "relu"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    made = []
+    export = making.export_tflite
+    monkeypatch.setattr(stages, "_TRIALS", 2)
+    monkeypatch.setattr(compressing._Run, "_fits", lambda run: False)
+    monkeypatch.setattr(
+        making,
+        "export_tflite",
+        lambda model, path, **options: (
+            made.append(path.name) or export(model, path, **options)
+        ),
+    )
+
+    def run():
+        made.clear()
+        return compress(
+            model,
+            (x, y),
+            (x, y),
+            target="iot",
+            loss=LOSS,
+            max_size="3kB",
+            epochs=1,
+            out=tmp_path,
+            verbose=0,
+        )
+
+    first = run()
+    searched = [one for one in first.candidates if one.stage == "searched"]
+    assert len(searched) == 2 and "untrained.tflite" in made
+    assert str(run()) == str(first)
+    assert made == []
 
 
 @pytest.mark.slow

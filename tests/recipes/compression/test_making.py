@@ -1,4 +1,4 @@
-"""A way that was broken off goes on, where its settings are the same."""
+"""What was begun or seen before is used, where its settings are the same."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from kdtf.recipes.compression import making
 from kdtf.recipes.compression.making import Maker
 from kdtf.recipes.compression.teaching import Teaching
 from kdtf.recipes.compression.ways import Way
@@ -88,3 +89,31 @@ def test_a_broken_off_training_goes_on_only_with_its_settings(
     steps.end = 0
     with_other(maker, **changes).student(WAY)
     assert len(steps) == 2 * epochs_left
+
+
+def test_the_size_of_an_untrained_file_is_seen_once(maker, monkeypatch):
+    exported = []
+
+    def export(model, path, **options):
+        exported.append(options["quantize"])
+        path.write_bytes(b"file")
+
+    monkeypatch.setattr(making, "export_tflite", export)
+    hidden = keras.layers.Dense(16)
+    layers = [keras.Input((4,)), hidden, keras.layers.Dense(3)]
+    maker = dataclasses.replace(maker, model=keras.Sequential(layers))
+    way = Way(name="half", stage="shrunk", keep=0.6, scheme="int8")
+    assert maker.size_before_training(way) == 4
+    # Another process, and how it will be taught does not matter.
+    again = with_other(maker)
+    taught = dataclasses.replace(way, alpha=0.5)
+    assert again.size_before_training(taught) == 4
+    assert exported == ["int8"]
+    other = dataclasses.replace(way, scheme="dynamic_int8")
+    assert again.size_before_training(other) == 4
+    assert exported == ["int8", "dynamic_int8"]
+
+
+def test_what_cannot_be_so_small_has_no_size(maker):
+    way = Way(name="none", stage="shrunk", keep=0.01, scheme="int8")
+    assert maker.size_before_training(way) is None
