@@ -24,6 +24,7 @@ SHORTER = {
         # Else what is hardly trained would set off a search.
         '"max_quality_loss": 0.02': '"max_quality_loss": 1.0',
         '("16kB", "7kB")': '("16kB",)',
+        "tokenizer(text.train)": "tokenizer(text.train[:20_000])",
     },
 }
 MARKS = {"5-deploy.ipynb": pytest.mark.deploy}
