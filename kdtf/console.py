@@ -84,6 +84,8 @@ def to_html(text: str) -> str:
 
     Example:
         >>> to_html("a < b")
-        '<pre>a &lt; b</pre>'
+        '<pre style="font-family: monospace; white-space: pre">a &lt; b</pre>'
     """
-    return f"<pre>{html.escape(text, quote=False)}</pre>"
+    # Pages that notebooks are turned into may wrap what is in `pre`.
+    style = "font-family: monospace; white-space: pre"
+    return f'<pre style="{style}">{html.escape(text, quote=False)}</pre>'

@@ -22,7 +22,7 @@ def train_tokenizer(text: str, *, vocabulary_size: int) -> Any:
             `text` is short.
 
     Returns:
-        A `keras_nlp.models.GPT2Tokenizer`.
+        A `keras_nlp.models.GPT2Tokenizer`; the end of text is its last token.
 
     Raises:
         ValueError: `vocabulary_size` is below 258, or `text` has no two
@@ -63,9 +63,12 @@ def train_tokenizer(text: str, *, vocabulary_size: int) -> Any:
             "`text` must have pairs of characters that occur again: there is "
             f"nothing to merge. Received: text={text[:40]!r}. Train on more."
         )
-    return keras_nlp.models.GPT2Tokenizer(
-        vocabulary=bpe.get_vocab(), merges=merges
-    )
+    # The end comes last: Keras pads with 0, and would take that for an end.
+    vocabulary = bpe.get_vocab()
+    end = vocabulary.pop(END_OF_TEXT)
+    vocabulary = {t: i - (i > end) for t, i in vocabulary.items()}
+    vocabulary[END_OF_TEXT] = len(vocabulary)
+    return keras_nlp.models.GPT2Tokenizer(vocabulary=vocabulary, merges=merges)
 
 
 def _merges_of(tokenizer: Any) -> list[str]:

@@ -84,10 +84,13 @@ def compare(
     _check_arguments(models, data, metrics, latency_runs)
     examples = None if data is None else first_examples(data, _NUM_VERIFIED)
     with tempfile.TemporaryDirectory() as folder:
-        # Ends before the timing: its animation is a thread that disturbs.
-        with rich.console.Console(stderr=True, force_jupyter=False).status(
-            "Loading"
-        ) as status:
+        # Ends before the timing: its animation is a thread that disturbs. In a
+        # notebook it would leave its last line, in red.
+        is_notebook = rich.console.Console().is_jupyter
+        console = rich.console.Console(
+            stderr=True, force_jupyter=False, quiet=is_notebook
+        )
+        with console.status("Loading") as status:
             subjects = []
             for index, (name, model) in enumerate(models.items()):
                 status.update(f"Loading {name}")

@@ -1,5 +1,6 @@
 """Tokenizers and windows, by hand."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -15,6 +16,35 @@ def test_frequent_pairs_become_tokens_and_text_survives():
     # Bytes cover what training never saw.
     for text in ("the cat", "Zürich, 9 €!", " \n"):
         assert str(tokenizer.detokenize(tokenizer(text))) == text
+
+
+def test_the_end_of_text_is_the_last_token_and_no_padding():
+    tokenizer = data.train_tokenizer("the cat, the hat", vocabulary_size=260)
+    words = tokenizer.vocabulary
+    assert words["<|endoftext|>"] == tokenizer.end_token_id == len(words) - 1
+    assert sorted(words.values()) == list(range(len(words)))
+
+
+def test_keras_writes_more_than_the_prompt():
+    import keras_nlp
+
+    tokenizer = data.train_tokenizer("the cat, the hat", vocabulary_size=260)
+    keras.utils.set_random_seed(0)
+    backbone = keras_nlp.models.GPT2Backbone(
+        vocabulary_size=tokenizer.vocabulary_size(),
+        num_layers=1,
+        num_heads=1,
+        hidden_dim=8,
+        intermediate_dim=8,
+        max_sequence_length=8,
+    )
+    preprocessor = keras_nlp.models.GPT2CausalLMPreprocessor(
+        tokenizer, sequence_length=8
+    )
+    model = keras_nlp.models.GPT2CausalLM(backbone, preprocessor)
+    written = model.generate("the cat")
+    assert written.startswith("the cat")
+    assert len(written) > len("the cat")
 
 
 def test_training_is_deterministic():

@@ -164,7 +164,8 @@ def test_the_tokenizer_file_gives_the_tokens_of_keras():
         ids = codec.encode(text)
         assert ids == np.asarray(tokenizer(text)).tolist()
         assert codec.decode(ids) == text.replace("<|endoftext|>", "")
-    assert codec.token_id("<|endoftext|>") == 0
+    end = tokenizer.vocabulary_size() - 1
+    assert codec.token_id("<|endoftext|>") == end == tokenizer.end_token_id
     assert codec.token_id("no such token") is None
     assert codec.num_tokens == tokenizer.vocabulary_size()
 
@@ -174,10 +175,11 @@ def test_settings_take_the_tokens_of_the_preprocessor():
     model = with_tokenizer(tokenizer)
     codec = tokenizer_files.codec_of(model, "auto")
     found = tokenizer_files.settings_of(model, codec, max_length=9)
+    end = tokenizer.end_token_id
     expected = Settings(
         max_length=9,
-        start_token=0,
-        stop_tokens=(0,),
+        start_token=end,
+        stop_tokens=(end,),
         tokenizer="tokenizer.json",
     )
     assert found == expected
@@ -312,7 +314,8 @@ def test_prompts_of_text_start_with_the_start_token():
     settings = tokenizer_files.settings_of(model, codec, max_length=64)
     options = {"vocabulary_size": 280, "longest_call": 16}
     given = prompts.token_prompts(["the cat"], codec, settings, **options)
-    assert given == [[0, *codec.encode("the cat")]]
+    start = codec.token_id("<|endoftext|>")
+    assert given == [[start, *codec.encode("the cat")]]
     default = prompts.token_prompts(None, codec, settings, **options)
     assert [len(ids) for ids in default] == [18, 18]
     assert codec.decode(default[0]).startswith("The")

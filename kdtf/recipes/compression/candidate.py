@@ -4,7 +4,10 @@ import dataclasses
 import math
 from typing import Any
 
-__all__ = ["Candidate", "pareto"]
+__all__ = ["TAUGHT", "Candidate", "pareto"]
+
+# Beside a shrunk model's file: the model before it was quantized.
+TAUGHT = "-taught"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

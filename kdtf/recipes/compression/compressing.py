@@ -34,6 +34,7 @@ from kdtf.recipes.compression.ways import Kind
 from kdtf.recipes.compression.ways import Way
 from kdtf.recipes.preprocessing import tokenized
 from kdtf.recipes.workspace import Workspace
+from kdtf.recipes.workspace import plain
 from kdtf.search.quiet_logs import quiet_retracing
 
 __all__ = ["compress"]
@@ -266,7 +267,9 @@ class _Run:
         return self._remember(found)
 
     def _remember(self, found: Candidate) -> Candidate:
-        if found.name not in [one.name for one in self.tried]:
+        # A search begins with what is known, under another name.
+        known = [plain(one.settings) for one in self.tried]
+        if plain(found.settings) not in known:
             self.tried.append(found)
         return found
 

@@ -18,6 +18,7 @@ from kdtf.export import export_tflite
 from kdtf.pruning import prune
 from kdtf.pruning import shrink
 from kdtf.quantization import quantize_aware
+from kdtf.recipes.compression.candidate import TAUGHT
 from kdtf.recipes.compression.candidate import Candidate
 from kdtf.recipes.compression.sizes import Sizes
 from kdtf.recipes.compression.teaching import Teaching
@@ -167,7 +168,7 @@ class Maker:
             return student
 
         return self.workspace.model(
-            f"{_file_name(way.name)}-taught",
+            f"{_file_name(way.name)}{TAUGHT}",
             settings=self.setting | steps,
             make=make,
             title=f"{way.name}: taught by the original",

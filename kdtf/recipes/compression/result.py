@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import Any
 
+import keras
 import rich.console
 import rich.table
 import rich.text
@@ -18,6 +19,7 @@ from kdtf.evaluation import compare
 from kdtf.evaluation.metrics import metric_name
 from kdtf.quantization import sensitivity
 from kdtf.recipes.compression.budget import Budget
+from kdtf.recipes.compression.candidate import TAUGHT
 from kdtf.recipes.compression.candidate import Candidate
 from kdtf.recipes.compression.candidate import pareto
 
@@ -70,6 +72,23 @@ class Compression:
                 f"{reasons}."
             )
         return self.folder / self.chosen.file
+
+    def load_model(self) -> keras.Model:
+        """Returns the chosen network as a Keras model, in float.
+
+        Shrunk and taught, before it was quantized: for exports to other
+        clients than the one that the file is for.
+
+        Raises:
+            ValueError: Nothing was shrunk: it is the network you have.
+        """
+        path = self.path.with_name(f"{self.path.stem}{TAUGHT}.keras")
+        if self.chosen is None or "shrink" not in self.chosen.settings:
+            raise ValueError(
+                "The chosen file must be of a smaller network. Received: "
+                f"{self.path.name}, of the one that was given. Use that."
+            )
+        return keras.saving.load_model(path, compile=False)
 
     @property
     def pareto(self) -> tuple[Candidate, ...]:

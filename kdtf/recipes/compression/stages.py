@@ -28,7 +28,7 @@ __all__ = ["Target", "searched", "shrinkings"]
 # Where only the quality is limited: parts to keep, the largest first.
 _PARTS = (0.7, 0.5, 0.35, 0.25)
 # Names and shapes in a file do not shrink with the weights.
-_MARGIN, _JUMP, _ROUNDS = 0.98, 0.7, 12
+_MARGIN, _JUMP, _ROUNDS, _HALVINGS = 0.98, 0.7, 12, 4
 # Where nothing may stay: `shrink` says what it cannot do.
 _LEAST = 1e-4
 # Bytes that a trained file may have beside those of an untrained one.
@@ -121,7 +121,7 @@ def _fitted(
         if size is None:
             return None
         if size <= limit:
-            return way
+            return _enlarged(maker, make, way, last[0], limit)
         # The line through the last two, but no long jump: widths come in
         # steps, so the line may be anything.
         slope = (size - last[1]) / (keep - last[0])
@@ -129,6 +129,27 @@ def _fitted(
         wanted = keep - (size - limit) / slope if slope > 0 else 0.0
         keep = round(_MARGIN * keep * min(1.0, max(wanted / keep, _JUMP)), 4)
     return None
+
+
+def _enlarged(
+    maker: Maker,
+    make: Callable[[float], Way],
+    way: Way,
+    too_much: float,
+    limit: int,
+) -> Way:
+    """Returns the largest of a few between what fits and what does not."""
+    if way.keep >= too_much:
+        # The first try fits already.
+        too_much = min(1.0, way.keep / _MARGIN**2)
+    for _ in range(_HALVINGS):
+        middle = make(round((way.keep + too_much) / 2, 4))
+        size = maker.size_before_training(middle)
+        if size is not None and size <= limit:
+            way = middle
+        else:
+            too_much = middle.keep
+    return way
 
 
 def searched(
@@ -166,8 +187,12 @@ def searched(
     first["keep"] = keeps[-1]
 
     def build(choices: dict[str, Any]) -> Way:
-        keep, *others = choices.values()
-        name = ", ".join([f"searched {keep:.1%}", *map(str, others)])
+        told = [
+            str(value) if isinstance(value, str) else f"{key} {value:g}"
+            for key, value in choices.items()
+            if key != "keep"
+        ]
+        name = ", ".join([f"searched {choices['keep']:.1%}", *told])
         return shrunk(
             kind,
             **choices,

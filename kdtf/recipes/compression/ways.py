@@ -159,7 +159,7 @@ class Kind:
         """Schemes to train for, the larger files first."""
         if self.target == "iot":
             return ("int8_iot",)
-        return ("int8",) if self.is_static else ("int4_block32", "int4")
+        return ("int8",) if self.is_static else ("int4_block32", "int4", "int2")
 
     @property
     def small_scheme(self) -> str:

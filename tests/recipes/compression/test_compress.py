@@ -1,5 +1,7 @@
 """`kdtf.compress`: budgets met and not, kept results, and what goes wrong."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -100,6 +102,19 @@ def test_it_says_why(shrunk):
     assert "none within the budget" in text
     (row,) = [line for line in text.splitlines() if line.startswith(" ->")]
     assert "shrunk to" in row and row.endswith("fits")
+
+
+@pytest.mark.slow
+def test_the_shrunk_model_comes_with_its_file(shrunk, model, data):
+    smaller = shrunk.load_model()
+    assert smaller.count_params() < model.count_params()
+    x, y = data[1]
+    accuracy = (smaller.predict(x, verbose=0).argmax(-1) == y).mean()
+    # int8 changes little of what it learned.
+    assert abs(accuracy - shrunk.chosen.quality) < 0.1
+    whole = dataclasses.replace(shrunk, chosen=shrunk.candidates[0])
+    with pytest.raises(ValueError, match="must be of a smaller network"):
+        whole.load_model()
 
 
 @pytest.mark.slow
@@ -251,7 +266,10 @@ def test_a_second_run_recalls_what_was_searched(tmp_path, monkeypatch):
 
     first = run()
     searched = [one for one in first.candidates if one.stage == "searched"]
-    assert len(searched) == 2 and "untrained.tflite" in made
+    # The first one was shrunk before, and is not told twice.
+    assert len(searched) == 1 and "untrained.tflite" in made
+    settings = [str(one.settings) for one in first.candidates]
+    assert len(set(settings)) == len(settings)
     assert str(run()) == str(first)
     assert made == []
 
