@@ -9,45 +9,23 @@ from kdtf.recipes.compression import compress
 from kdtf.recipes.compression.teaching import Teaching
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "day"]
 
 
 @pytest.fixture(scope="module")
-def task():
-    import keras_nlp
-
-    keras.utils.set_random_seed(0)
-    backbone = keras_nlp.models.BertBackbone(
-        vocabulary_size=len(WORDS),
-        num_layers=1,
-        num_heads=1,
-        hidden_dim=32,
-        intermediate_dim=32,
-        max_sequence_length=6,
-    )
-    preprocessor = keras_nlp.models.BertTextClassifierPreprocessor(
-        keras_nlp.models.BertTokenizer(WORDS), sequence_length=6
-    )
-    return keras_nlp.models.BertTextClassifier(
-        backbone, num_classes=2, preprocessor=preprocessor
-    )
-
-
-@pytest.fixture(scope="module")
-def texts(task):
+def texts():
     labels = np.arange(32) % 2
     words = np.where(labels, "good", "bad")
     return np.char.add(words, " day"), labels
 
 
 @pytest.mark.slow
-def test_texts_and_their_ids_are_the_same_to_it(task, texts, tmp_path):
+def test_texts_and_their_ids_are_the_same_to_it(word_task, texts, tmp_path):
     x, y = texts
-    ids = keras.tree.map_structure(np.asarray, task.preprocessor(x))
+    ids = keras.tree.map_structure(np.asarray, word_task.preprocessor(x))
 
     def run(data):
         return compress(
-            task,
+            word_task,
             data,
             data,
             loss=LOSS,
@@ -66,10 +44,10 @@ def test_texts_and_their_ids_are_the_same_to_it(task, texts, tmp_path):
 @pytest.mark.parametrize(
     ("loss", "distils"), [(LOSS, True), ("mean_squared_error", False)]
 )
-def test_a_task_is_taught_on_ids(task, texts, tmp_path, loss, distils):
+def test_a_task_is_taught_on_ids(word_task, texts, tmp_path, loss, distils):
     """By the original, and by labels that its own metrics do not suit."""
     x, y = texts
-    ids = keras.tree.map_structure(np.asarray, task.preprocessor(x))
+    ids = keras.tree.map_structure(np.asarray, word_task.preprocessor(x))
     labels = y if distils else np.eye(2, dtype="float32")[y]
     teaching = Teaching(
         train=(ids, labels),
@@ -80,11 +58,11 @@ def test_a_task_is_taught_on_ids(task, texts, tmp_path, loss, distils):
         verbose=0,
     )
     assert teaching.distils is distils
-    student = copied(task)
+    student = copied(word_task)
     preprocessor, before = student.preprocessor, student.get_weights()
     teaching(
         student,
-        task,
+        word_task,
         alpha=0.5,
         temperature=1.0,
         rate=0.01,
