@@ -80,7 +80,7 @@ def test_two_calls_share_one_report(pruned):
 
 def test_notebooks_get_table_and_picture(pruned):
     html = kdtf.sparsity_report(pruned)._repr_html_()
-    assert html.startswith("<pre>") and "<svg" in html
+    assert html.startswith("<pre ") and "<svg" in html
     assert "hidden/kernel" in html and "Fraction of zeros" in html
     # One bar of 0.75 of the width: its path goes that far.
     assert html.count("<path") > 4

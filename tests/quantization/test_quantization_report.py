@@ -71,7 +71,7 @@ def test_reasons_and_ranges_are_printed(rng):
     text = str(report)
     assert "3 activations in int8, 0 of them without a range yet" in text
     assert "not selected" in text
-    assert "<pre>" in report._repr_html_()
+    assert "<pre " in report._repr_html_()
 
 
 def test_tf_keras_models_are_refused():

@@ -58,7 +58,7 @@ def test_a_transformer_has_kinds_as_choices():
         intermediate_dim=16,
         max_sequence_length=6,
     )
-    preset = shrinkings(backbone, shares=[0.5, 1.0])
+    preset = shrinkings(backbone, shares=[0.5, 1.0], round_to=4)
     assert set(preset.space.choices) == {"width", "hidden", "depth"}
     chosen = {"width": 0.5, "hidden": 0.5, "depth": 0.5}
     smaller = preset.build(chosen)
