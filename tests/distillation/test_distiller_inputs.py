@@ -7,6 +7,9 @@ import tensorflow as tf
 
 import kdtf
 
+# For its time; CI runs it.
+pytestmark = pytest.mark.slow
+
 SparseCE = keras.losses.SparseCategoricalCrossentropy
 BinaryCE = keras.losses.BinaryCrossentropy
 

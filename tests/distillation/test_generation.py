@@ -11,6 +11,9 @@ from kdtf.distillation.writing import Answers
 from kdtf.distillation.writing import SamplerSettings
 from kdtf.distillation.writing import Writer
 
+# For its time; CI runs it.
+pytestmark = pytest.mark.slow
+
 PROMPTS = [[3, 4, 5], [6], [7, 8], [9, 10, 11, 12], [13]]
 WIDTH = 10
 

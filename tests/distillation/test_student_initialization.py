@@ -8,6 +8,9 @@ import pytest
 from kdtf.distillation.initialization import initialize_student
 from kdtf.distillation.initialization import student_of
 
+# For its time; CI runs it.
+pytestmark = pytest.mark.slow
+
 NOISE = np.random.default_rng(0)
 COMMON = {"vocabulary_size": 24, "hidden_dim": 8, "intermediate_dim": 12}
 ENCODER = {**COMMON, "num_heads": 2, "max_sequence_length": 10}

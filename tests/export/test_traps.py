@@ -9,12 +9,16 @@ test_runtime_traps.py, T15 in test_tflite_arguments.py. T13 concerns
 
 import keras
 import numpy as np
+import pytest
 
 from kdtf.export import build
 from kdtf.export import converter
 from kdtf.export.quantizer import Dynamic
 from kdtf.flatbuffer import read_model
 from kdtf.flatbuffer import write_model
+
+# For its time; CI runs it.
+pytestmark = pytest.mark.slow
 
 
 def legacy_file(model, **changes):

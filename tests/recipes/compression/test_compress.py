@@ -60,6 +60,7 @@ def shrunk(model, data, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_cheapest_stage_that_fits_is_the_last(model, data, tmp_path):
     before = model.get_weights()
     found = compress(
@@ -152,6 +153,7 @@ def test_a_second_run_trains_nothing(shrunk, model, data, monkeypatch):
     assert str(again) == str(shrunk)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, data, tmp_path, monkeypatch):
     made = []
     export = making.export_tflite
