@@ -81,6 +81,17 @@ def test_training_pays_where_quality_is_lost():
     assert large["quantization-aware"].fits is False
 
 
+def test_training_is_for_the_fewest_bits_that_have_a_file():
+    transformer = dataclasses.replace(
+        CNN, is_static=False, has_tables=True, has_graph=False
+    )
+    # There is none of int2 before it is trained for.
+    assert transformer.trained_schemes[-1] == "int2"
+    lossy = made("int4", loss=0.1)
+    found = dearer(transformer, int8=lossy, max_quality_loss=0.01)
+    assert '"int4"' in found["quantization-aware"].how
+
+
 def test_zeros_pay_in_dense_layers_on_phones_only():
     dense = dataclasses.replace(CNN, has_rows=True)
     assert dearer(max_size=50)["pruning"].fits is False

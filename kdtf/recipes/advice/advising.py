@@ -170,10 +170,11 @@ def _dearer(
     """Says of what needs training whether it can help."""
     made = [one for one in tried if one.is_complete]
     by_mode = {one.name: one for one in made}
-    scheme = kind.trained_schemes[-1]
-    base = by_mode.get(ways.mode_of(scheme))
-    if base is not None:
-        yield _trained(scheme, base, budget, worst)
+    # Of some there is no file without training.
+    known = [s for s in kind.trained_schemes if ways.mode_of(s) in by_mode]
+    if known:
+        base = by_mode[ways.mode_of(known[-1])]
+        yield _trained(known[-1], base, budget, worst)
     yield _zeros(kind)
     small = by_mode.get(ways.mode_of(kind.small_scheme)) or original
     yield from _smaller(kind, budget, small, bound)
