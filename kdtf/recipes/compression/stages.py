@@ -192,7 +192,9 @@ def searched(
             for key, value in choices.items()
             if key != "keep"
         ]
-        name = ", ".join([f"searched {choices['keep']:.1%}", *told])
+        # Files are named after it: other searches may keep as much.
+        keep = f"searched {choices['keep']:.1%} of {around.by}"
+        name = ", ".join([keep, *told, f"{around.scheme}"])
         return shrunk(
             kind,
             **choices,
